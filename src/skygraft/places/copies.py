@@ -48,6 +48,8 @@ __all__ = [
 
 _FRESH_SECONDS = 30.0
 """How long a process relies on what it saw in a store."""
+_KNOWN_SECONDS = 600.0
+"""How long it relies on which files there are beside an image: folders may have many files."""
 _THREADS = 16
 _MANY_FOLDERS = 64
 _AHEAD = 64
@@ -104,8 +106,8 @@ def given_path(path: str | os.PathLike[str]) -> Path:
 # -- what there is
 
 
-def _is_fresh(path: str) -> bool:
-    return time.monotonic() - _seen.get(path, -1e9) < _FRESH_SECONDS
+def _is_fresh(path: str, seconds: float = _FRESH_SECONDS) -> bool:
+    return time.monotonic() - _seen.get(path, -1e9) < seconds
 
 
 def _saw(path: str) -> None:
@@ -302,7 +304,8 @@ def is_file(path: Path) -> bool:
     if not is_copy(path):
         return path.is_file()
     stub = as_kind(path, STUBS_KIND)
-    refresh([stub])
+    if not _is_fresh(os.fspath(stub.parent), _KNOWN_SECONDS):
+        refresh([stub])
     if not stub.is_file():
         return False
     if stub == path:
@@ -324,7 +327,7 @@ def names_in(folder: Path, pattern: str = "*") -> list[str]:
         return sorted(path.name for path in folder.glob(pattern))
     if scheme_of(_url(folder)) not in READ_ONLY:
         stubs = as_kind(folder, STUBS_KIND)
-        if not _is_fresh(os.fspath(stubs)):
+        if not _is_fresh(os.fspath(stubs), _KNOWN_SECONDS):
             _look_into(stubs)
         return sorted(path.name for path in stubs.glob(pattern) if path.is_file())
     return []
@@ -401,7 +404,8 @@ def for_headers(path: str | os.PathLike[str]) -> Path:
     if not is_copy(path):
         return path
     stub = as_kind(path, STUBS_KIND)
-    refresh([stub])
+    if not (stub.exists() and (_is_fresh(os.fspath(stub)) or _is_fresh(os.fspath(stub.parent), _KNOWN_SECONDS))):
+        _look_at_file(stub)
     if not stub.is_file():
         raise PlaceNotFoundError("there is no such file", path=_url(stub), fix="Check the name")
     if _is_filled(stub) or _fill(stub):
@@ -476,7 +480,9 @@ def bring(path: str | os.PathLike[str]) -> Path:
     stub, whole = as_kind(path, STUBS_KIND), as_kind(path, FILES_KIND)
     url, scratch = _url(stub), scratch_of(stub)
     for tries_left in reversed(range(_CHANGES)):
-        refresh([stub], force=tries_left < _CHANGES - 1)
+        # Not its folder, which may be large.
+        if tries_left < _CHANGES - 1 or not (_is_fresh(os.fspath(stub)) or _is_fresh(os.fspath(stub.parent))):
+            _look_at_file(stub)
         identity = FileIdentity.find(stub)
         if identity is None or stub.is_dir():
             raise PlaceNotFoundError("there is no such file", path=url, fix="Check the name")
