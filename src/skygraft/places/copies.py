@@ -111,7 +111,7 @@ def _is_fresh(path: str, seconds: float = _FRESH_SECONDS) -> bool:
 
 
 def _saw(path: str) -> None:
-    if len(_seen) > 100_000:
+    if len(_seen) > 1_000_000:
         _seen.clear()
     _seen[path] = time.monotonic()
 
@@ -266,7 +266,10 @@ def find_copies(pattern: str, scratch: Scratch | None = None) -> list[Path]:
     matches = re.compile(_regular(rest)).fullmatch
     found = scratch.store.listing(top, deep="/" in rest)
     start = len(top) + 1
-    return sorted(note(url, identity, scratch) for url, identity in found.items() if matches(url[start:]))
+    paths = sorted(note(url, identity, scratch) for url, identity in found.items() if matches(url[start:]))
+    for path in paths:
+        _saw(os.fspath(path))
+    return paths
 
 
 def _regular(pattern: str) -> str:
@@ -404,7 +407,10 @@ def for_headers(path: str | os.PathLike[str]) -> Path:
     if not is_copy(path):
         return path
     stub = as_kind(path, STUBS_KIND)
-    if not (stub.exists() and (_is_fresh(os.fspath(stub)) or _is_fresh(os.fspath(stub.parent), _KNOWN_SECONDS))):
+    if not (
+        stub.exists()
+        and (_is_fresh(os.fspath(stub), _KNOWN_SECONDS) or _is_fresh(os.fspath(stub.parent), _KNOWN_SECONDS))
+    ):
         _look_at_file(stub)
     if not stub.is_file():
         raise PlaceNotFoundError("there is no such file", path=_url(stub), fix="Check the name")
