@@ -20,7 +20,7 @@ from skygraft.errors import OutputError
 from skygraft.fitsfile.cards import CardUpdates
 from skygraft.fitsfile.pixels import changed_pixels
 from skygraft.fitsfile.rice import encode_rice
-from skygraft.fitsfile.shuffle import gzip_bytes, gzip_shuffled
+from skygraft.fitsfile.shuffle import gzip_bytes, gzip_rows, gzip_shuffled
 from skygraft.fitsfile.tile_header import COMPRESSED, GZIPPED, RAW, TFORM_BYTES, TFORM_DTYPE, Column
 from skygraft.fitsfile.tiles import TiledImage, as_row
 
@@ -240,6 +240,12 @@ def _encode_all(
         rice_coded = image.rice_coded(tiles)
         found, misfits = _encode_rice_coded(image, tiles[rice_coded], new, known)
         others = tiles[~rice_coded].tolist() + misfits
+    if known and image.shuffled_rows(new.dtype):
+        rows = np.array([tile for tile in others if image.column_of(tile) == COMPRESSED], np.int64)
+        for portion in image.batches_of(rows):
+            packed = gzip_rows(image.gather(new, portion))
+            found |= {tile: (COMPRESSED, one) for tile, one in zip(portion.tolist(), packed, strict=True)}
+        others = [tile for tile in others if tile not in found]
     for tile in others:
         encoded = _encode(image, tile, new[image.slices(tile)], known)
         if encoded is not None:

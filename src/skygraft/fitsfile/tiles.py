@@ -23,7 +23,7 @@ from skygraft.fitsfile.codecs import codec_errors, load_codec
 from skygraft.fitsfile.pixels import PixelScaling
 from skygraft.fitsfile.quantised import Quantisation
 from skygraft.fitsfile.rice import RiceError, decode_rice
-from skygraft.fitsfile.shuffle import unshuffle, unshuffle_words
+from skygraft.fitsfile.shuffle import unshuffle, unshuffle_rows, unshuffle_words
 from skygraft.fitsfile.tile_checks import check_plio, decode_hcompress, hcompressed_shape
 from skygraft.fitsfile.tile_header import (
     COMPRESSED,
@@ -41,6 +41,7 @@ _CODERS_OF_INTEGERS = ("RICE_1", "HCOMPRESS_1", "PLIO_1")
 _LEAST_GZIP = 18
 """Bytes of a gzip stream's header and trailer."""
 _BadDeflateError: type[Exception] = cast(Any, isal_zlib.error)
+_ROWS_AT_ONCE = 16
 _AT_ONCE = 1 << 17
 """Pixels that are processed at a time, so that they stay in the processor's cache from one step to the next."""
 
@@ -339,6 +340,10 @@ class TiledImage:
         exact = self.quantisation is None and self.scaling.trivial and self.scaling.blank is None
         return exact and dtype == self.scaling.dtype.newbyteorder("=")
 
+    def shuffled_rows(self, dtype: np.dtype[Any]) -> bool:
+        """Return whether tiles are rows of four-byte pixel values of that type, compressed with GZIP_2."""
+        return self.algorithm == "GZIP_2" and self._by_rows and dtype.itemsize == 4 and self.plain(dtype)
+
     def decode(self, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
         """Return the whole image, by default in its stored type."""
         out = np.empty(self.shape, dtype or self.scaling.dtype.newbyteorder("="))
@@ -348,6 +353,9 @@ class TiledImage:
             self.scatter(out, tiles, self.rice_values(tiles, numbers, counts, out.dtype))
         shuffled = self.algorithm == "GZIP_2" and out.ndim == 2 and out.itemsize == 4 and self.plain(out.dtype)
         words = out.view(np.uint32) if shuffled else None
+        if words is not None and self._by_rows and all(self.column_of(tile) == COMPRESSED for tile in range(len(out))):
+            self._unshuffle_rows(words)
+            return out
         for tile in np.flatnonzero(~rice_coded).tolist():
             where = self.slices(tile)
             if words is not None and self.column_of(tile) == COMPRESSED:
@@ -371,6 +379,17 @@ class TiledImage:
         if len(raw) != 4 * ny * nx:
             raise self._damaged(tile, f"{len(raw)} bytes for {ny * nx} pixels")
         unshuffle_words(np.frombuffer(raw, np.uint8), image, y0, x0, ny, nx)
+
+    def _unshuffle_rows(self, image: NDArray[np.uint32]) -> None:
+        """Decompress tiles that are rows, some at a time."""
+        n = image.shape[1]
+        for start in range(0, len(image), _ROWS_AT_ONCE):
+            tiles = range(start, min(start + _ROWS_AT_ONCE, len(image)))
+            raws = [self._inflate(self.stored_bytes(COMPRESSED, tile), tile, n) for tile in tiles]
+            for tile, raw in zip(tiles, raws, strict=True):
+                if len(raw) != 4 * n:
+                    raise self._damaged(tile, f"{len(raw)} bytes for {n} pixels")
+            unshuffle_rows(np.frombuffer(b"".join(raws), np.uint8), image[tiles.start : tiles.stop])
 
     def rice_coded(self, tiles: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of the given tiles are Rice-coded, as booleans."""

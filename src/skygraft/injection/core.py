@@ -22,7 +22,7 @@ from skygraft.catalog.truth_columns import TRUTH_COLUMNS
 from skygraft.conventions import LSST, Conventions, conventions_record
 from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import ConfigError, InjectionError
-from skygraft.exposure import Exposure
+from skygraft.exposure import PHOTON_VARIANCE, Exposure
 from skygraft.injection import lsst
 from skygraft.injection.calibrating import (
     ImageNormalisation,
@@ -303,7 +303,17 @@ def inject(
     summary = _summary(name, opts, photo_calib, reference, drawn, truth, messages, band)
     if placed.template is not None:
         summary["difference"] = placed.template.describe(sources, placed.into)
-    return Injection(exposure.replace(planes=drawn.planes), truth, summary)
+    return Injection(_with_planes(exposure, drawn.planes), truth, summary)
+
+
+def _with_planes(exposure: Exposure, planes: Any) -> Exposure:
+    """The exposure with new planes, and the variance of the new light in the part that is photon noise."""
+    photons, before = exposure.extra.get(PHOTON_VARIANCE), exposure.variance
+    if photons is None or before is None or planes["variance"].values is before:
+        return exposure.replace(planes=planes)
+    after = planes["variance"].values
+    photons = np.where(np.isfinite(before) & (after != before), photons + (after - before), photons)
+    return exposure.replace(planes=planes, extra={**exposure.extra, PHOTON_VARIANCE: photons})
 
 
 def _light_of(exposure: Exposure, options: InjectionOptions) -> Callable[[Sources], Reach]:

@@ -6,6 +6,7 @@ from skygraft.psf.cells import CellPSF
 from skygraft.psf.coadd import CoaddInput, CoaddPSF
 from skygraft.psf.conformance import check_psf
 from skygraft.psf.fine import FineGrid, SubPixelBasis
+from skygraft.psf.image_files import PsfImageOptions, read_psf_image
 from skygraft.psf.kernel import FixedKernelPSF, KernelBasisPSF
 from skygraft.psf.linear import LinearPSF, SinglePrecisionBasis
 from skygraft.psf.matched import (
@@ -18,9 +19,12 @@ from skygraft.psf.matched import (
     reshaped,
 )
 from skygraft.psf.measure import FwhmMeter, fwhm_range, kernel_fwhm
+from skygraft.psf.moffat_map import MoffatMapPSF
+from skygraft.psf.oversampled import GriddedPSF, OversampledPSF
 from skygraft.psf.piff import DrawnPSF, as_polynomial
 from skygraft.psf.psfex import PsfexPSF
 from skygraft.psf.psfex_files import read_psfex
+from skygraft.psf.psfield import PsFieldPSF, is_psfield, read_psfield
 from skygraft.psf.sampling import UndersamplingMeter, basis_between_pixels, missed_by_grid, places_over
 from skygraft.psf.soundness import check_coefficients, check_kernels, check_psf_soundness
 from skygraft.psf.warped import Warp, WarpedPSF
@@ -38,11 +42,16 @@ __all__ = [
     "FixedKernelPSF",
     "FwhmMeter",
     "GaussianPSF",
+    "GriddedPSF",
     "KernelBasisPSF",
     "LinearPSF",
     "MatchedPSF",
     "MatchingKernel",
+    "MoffatMapPSF",
     "MoffatPSF",
+    "OversampledPSF",
+    "PsFieldPSF",
+    "PsfImageOptions",
     "PsfexPSF",
     "SinglePrecisionBasis",
     "SubPixelBasis",
@@ -60,9 +69,12 @@ __all__ = [
     "defined_position",
     "fwhm_range",
     "gaussian_of_moments",
+    "is_psfield",
     "kernel_fwhm",
     "missed_by_grid",
     "places_over",
+    "read_psf_image",
     "read_psfex",
+    "read_psfield",
     "reshaped",
 ]

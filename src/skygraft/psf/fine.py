@@ -34,9 +34,9 @@ class FineGrid:
     Parameters
     ----------
     samples : ndarray, shape (B, my, mx)
-        Sample ``[my // 2, mx // 2]`` is at the source's centre.
-    step : float
-        Pixels between samples.
+        Samples, or the coefficients of the functions that `taps` are values of.
+    step : (float, float)
+        Pixels between samples, along y and x.
     taps : ndarray, shape (phases + 1, W)
         Weights of the W samples about a place, at equally spaced phases 0 ... 1 after the sample before it; that one is
         number ``W / 2 - 1`` of them. Each row sums to one.
@@ -45,13 +45,23 @@ class FineGrid:
         nothing beyond.
     reach : ((y_low, y_high), (x_low, x_high))
         Offsets in pixels, within which the model has values.
+    center : (float, float), optional
+        Row and column of `samples` that the source's centre is at, which need not be whole; by default
+        ``(my // 2, mx // 2)``.
     """
 
     samples: NDArray[np.float64]
-    step: float
+    step: tuple[float, float]
     taps: NDArray[np.float64]
     trimmed: bool
     reach: Reach
+    center: tuple[float, float] | None = None
+
+    @property
+    def source_place(self) -> tuple[float, float]:
+        """Row and column of the samples that the source's centre is at."""
+        _, my, mx = self.samples.shape
+        return (float(my // 2), float(mx // 2)) if self.center is None else self.center
 
 
 class SubPixelBasis(abc.ABC):
@@ -70,6 +80,10 @@ class SubPixelBasis(abc.ABC):
     pixels_count: bool = False
     """Whether the kernel on pixels is as much the model as its values between them, so that it is only left where its
     own power near the pixels' Nyquist frequency says that they are too coarse; see `skygraft.psf.sampling`."""
+
+    most_missed: float | None = None
+    """Largest error of interpolating the kernel on pixels, in units of the peak, at which that is done instead of
+    evaluating the model at each source's own place; None for `skygraft.psf.sampling.MOST_MISSED`."""
 
     def __init__(self, shape: tuple[int, int], reach: Reach, scale: float = 1.5) -> None:
         self.shape, self.reach, self._scale = shape, reach, scale
@@ -149,7 +163,8 @@ class SubPixelBasis(abc.ABC):
         per_pixel = _PER_PIXEL * min(max(1, int(np.ceil(1.5 / self._scale))), _MOST_FINE)
         halves = [int(np.ceil(max(-low, high) * per_pixel)) + _WIDTH // 2 for low, high in self.reach]
         y, x = (np.arange(-half, half + 1) / per_pixel for half in halves)
-        return FineGrid(self.evaluate(y, x), 1.0 / per_pixel, lagrange_taps(_WIDTH), False, self.reach)
+        step = 1.0 / per_pixel
+        return FineGrid(self.evaluate(y, x), (step, step), lagrange_taps(_WIDTH), False, self.reach)
 
 
 def whole_pixels(shape: tuple[int, int]) -> Reach:

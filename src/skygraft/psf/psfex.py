@@ -383,7 +383,8 @@ class _PsfexBasis(SubPixelBasis):
     @functools.cached_property
     def grid(self) -> FineGrid:
         """The model's own samples."""
-        return FineGrid(self._samples.astype(np.float64), self._step, lanczos_taps(self._order), True, self.reach)
+        step = (self._step, self._step)
+        return FineGrid(self._samples.astype(np.float64), step, lanczos_taps(self._order), True, self.reach)
 
 
 def _resampling(n: int, step: float, convention: PsfexConvention) -> NDArray[np.float64]:

@@ -7,7 +7,8 @@ pixel, the kernel is not the PSF there, and rings.
 * A model that is known between pixels tells how much that is: its values at quarters of pixels are compared with the
   band-limited interpolation of its pixels. The difference is twice what its frequencies beyond Nyquist contribute, at
   most. Pixels are *too coarse* for it where that is more than `MOST_MISSED` of its peak anywhere over the image: it is
-  then evaluated at each source's own sub-pixel place.
+  then evaluated at each source's own sub-pixel place. Oversampled images are meant to be evaluated so, and are already
+  where interpolation of their pixels would be wrong by 1e-6 of the peak.
 * A kernel on pixels hides what was beyond. Power falls off steadily with frequency, so that what is just below Nyquist
   tells: such a PSF is *undersampled* where its frequencies above four fifths of Nyquist (in either axis) contribute
   more than `MOST_NEAR_NYQUIST` of its peak to its core. For Gaussians and Moffats (beta 2.5 and up, pixel included)
@@ -36,6 +37,7 @@ __all__ = [
     "MOST_NEAR_NYQUIST",
     "MOST_WHERE_PIXELS_COUNT",
     "UndersamplingMeter",
+    "band_limited_weights",
     "basis_between_pixels",
     "missed_by_grid",
     "places_over",
@@ -90,7 +92,9 @@ def basis_between_pixels(psf: PSF | None, box: Box) -> SubPixelBasis | None:
     does not count.
     """
     basis = psf.sub_pixel if isinstance(psf, LinearPSF) else None
-    if basis is None or not isinstance(psf, LinearPSF) or missed_by_grid(psf, box, 1) <= MOST_MISSED:
+    if basis is None or not isinstance(psf, LinearPSF):
+        return None
+    if missed_by_grid(psf, box, 1) <= (MOST_MISSED if basis.most_missed is None else basis.most_missed):
         return None
     if basis.pixels_count:
         coefficients = _coefficients_over(psf, box)
@@ -124,7 +128,7 @@ def missed_by_grid(psf: LinearPSF, box: Box, per_pixel: int) -> float:
         axes.append((whole, np.arange(-reach, reach + 1) / (_PARTS * per_pixel)))
     (y, fine_y), (x, fine_x) = axes
     coarse, fine = combine(coefficients, basis.values(y, x)), combine(coefficients, basis.values(fine_y, fine_x))
-    rows, columns = (_interpolation(per_pixel * at, per_pixel * to) for at, to in axes)
+    rows, columns = (band_limited_weights(per_pixel * at, per_pixel * to) for at, to in axes)
     missed = np.abs(rows @ coarse @ columns.T - fine).max(axis=(1, 2))
     return float((missed / np.abs(fine).max(axis=(1, 2))).max())
 
@@ -140,8 +144,20 @@ def _coefficients_over(psf: LinearPSF, box: Box) -> NDArray[np.float64]:
     return np.concatenate(found) if found else np.ones((1, len(psf.basis)))
 
 
-def _interpolation(at: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the matrix of band-limited interpolation of samples at integers `at`, zero-padded."""
+def band_limited_weights(at: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the weights (M, n) of band-limited interpolation of samples that are zero beyond their ends.
+
+    Parameters
+    ----------
+    at : ndarray, shape (n,)
+        Consecutive integers, the places of the samples.
+    to : ndarray, shape (M,)
+        Places of the values, near those of the samples.
+
+    Returns
+    -------
+    ndarray, shape (M, n)
+    """
     n = len(at) + 2 * _MARGIN
     return _cosines(n, n, to[:, None] - at)
 

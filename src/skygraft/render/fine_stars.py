@@ -2,12 +2,13 @@
 
 Where pixels are too coarse for a PSF (see `skygraft.psf.sampling`), interpolation of its kernel on pixels rings,
 however good the taps. Its model is then evaluated at the star's own sub-pixel place: the sum of the basis, on the
-model's own grid, goes through W taps along x for every column of pixels and through W along y for every row. With a
-PSFEx model those are its own definition (Lanczos); with a formula, polynomials through eight samples. There is no
-ringing to be cut off: as many pixels are drawn as a kernel has, about the one that the star is in.
+model's own grid, goes through W taps along x for every column of pixels and through W along y for every row. With
+PSFEx models and oversampled images those are their own definitions (Lanczos, splines); with a formula, polynomials
+through eight samples. There is no ringing to be cut off: as many pixels are drawn as a kernel has, about the one that
+the star is in.
 
-The errors are those of single precision and of the table of taps, 1e-6 of the peak, for PSFEx models; for formulas also
-those of the polynomials, 1e-5 at 1.5 pixels FWHM.
+The errors are those of single precision and of the table of taps, 1e-6 of the peak, for PSFEx models and oversampled
+images; for formulas also those of the polynomials, 1e-5 at 1.5 pixels FWHM.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ __all__ = ["FineStars"]
 
 
 class _Grid(NamedTuple):
-    """A `FineGrid` for compiled functions: rows, columns, step (pixels), taps, whether they are rescaled, reach."""
+    """A `FineGrid` for compiled functions: its size, the source's place in it, steps (pixels), taps, reach."""
 
     rows: int
     columns: int
-    step: float
+    center: tuple[float, float]
+    step: tuple[float, float]
     taps: NDArray[np.float64]
     trimmed: bool
     reach: tuple[tuple[float, float], tuple[float, float]]
@@ -52,7 +54,7 @@ class FineStars:
         samples = np.ascontiguousarray(grid.samples.transpose(0, 2, 1))
         self._basis = SinglePrecisionBasis(samples)
         _, my, mx = grid.samples.shape
-        self._grid = _Grid(my, mx, grid.step, grid.taps, grid.trimmed, grid.reach)
+        self._grid = _Grid(my, mx, grid.source_place, grid.step, grid.taps, grid.trimmed, grid.reach)
         self._half = basis.shape[0] // 2, basis.shape[1] // 2
 
     def add(
@@ -152,6 +154,7 @@ def _taps(
     """
     n = grid.rows if axis == 0 else grid.columns
     low, high = grid.reach[axis]
+    center, step = grid.center[axis], grid.step[axis]
     width, phases = grid.taps.shape[1], grid.taps.shape[0] - 1
     begin, end = 2 * half + 1, 0
     for i in range(2 * half + 1):
@@ -159,7 +162,7 @@ def _taps(
         if offset < low or offset > high:
             continue
         begin, end = min(begin, i), i + 1
-        place = n // 2 + offset / grid.step
+        place = center + offset / step
         before = int(np.floor(place))
         position = (place - before) * phases
         k = min(int(position), phases - 1)
