@@ -68,8 +68,6 @@ def main() -> None:
 
             shutil.copy(first, folder / f"raw/image-{i:03}.fits")
             fits.setval(folder / f"raw/image-{i:03}.fits", "EXPNUM", value=500 + i)
-        run(path, kill_after=None)  # compiles
-        shutil.rmtree(folder / "out")
         began = time.perf_counter()
         local = run(path)
         print(f"files: {local:.1f} s of processor time, {time.perf_counter() - began:.0f} s")

@@ -38,6 +38,7 @@ from skygraft.formats.fits_planes import read_mask
 from skygraft.formats.fits_zeropoint import ZEROPOINT_TOLERANCE
 from skygraft.formats.stacks import equivalent_gain, of_a_stack
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
+from skygraft.places import is_file
 
 __all__ = ["DesFormat"]
 
@@ -214,4 +215,4 @@ def _find_psf(path: Path) -> Path | None:
     """
     above = path.absolute().parents
     folders = (path.parent, *(folder / "psf" for folder in above[1:3]))
-    return next((f for folder in folders for name in _psf_names(path) if (f := folder / name).is_file()), None)
+    return next((f for folder in folders for name in _psf_names(path) if is_file(f := folder / name)), None)

@@ -58,6 +58,7 @@ from skygraft.formats.sdss_camera import (
     sky_counts,
 )
 from skygraft.photometry import ReferenceCandidate
+from skygraft.places import is_file
 from skygraft.psf import PSF, read_psfield
 from skygraft.wcs import has_wcs
 
@@ -336,7 +337,7 @@ def _find_psfield(path: Path, hdus: tuple[HduInfo, ...], given: FitsOptions) -> 
     if name is None:
         return None
     stem = f"psField-{name[2]}-{name[3]}-{name[4]}"
-    return next((p for end in _PSFIELD_ENDINGS if (p := path.with_name(stem + end)).is_file()), None)
+    return next((p for end in _PSFIELD_ENDINGS if is_file(p := path.with_name(stem + end))), None)
 
 
 def _psfield_psf(opened: OpenedImage, given: FitsOptions) -> tuple[PSF | None, PsfError | None]:

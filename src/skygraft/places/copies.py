@@ -48,6 +48,8 @@ __all__ = [
 
 _FRESH_SECONDS = 30.0
 """How long a process relies on what it saw in a store."""
+_KNOWN_SECONDS = 600.0
+"""How long it relies on which files there are beside an image: folders may have many files."""
 _THREADS = 16
 _MANY_FOLDERS = 64
 _AHEAD = 64
@@ -104,12 +106,12 @@ def given_path(path: str | os.PathLike[str]) -> Path:
 # -- what there is
 
 
-def _is_fresh(path: str) -> bool:
-    return time.monotonic() - _seen.get(path, -1e9) < _FRESH_SECONDS
+def _is_fresh(path: str, seconds: float = _FRESH_SECONDS) -> bool:
+    return time.monotonic() - _seen.get(path, -1e9) < seconds
 
 
 def _saw(path: str) -> None:
-    if len(_seen) > 100_000:
+    if len(_seen) > 1_000_000:
         _seen.clear()
     _seen[path] = time.monotonic()
 
@@ -264,7 +266,10 @@ def find_copies(pattern: str, scratch: Scratch | None = None) -> list[Path]:
     matches = re.compile(_regular(rest)).fullmatch
     found = scratch.store.listing(top, deep="/" in rest)
     start = len(top) + 1
-    return sorted(note(url, identity, scratch) for url, identity in found.items() if matches(url[start:]))
+    paths = sorted(note(url, identity, scratch) for url, identity in found.items() if matches(url[start:]))
+    for path in paths:
+        _saw(os.fspath(path))
+    return paths
 
 
 def _regular(pattern: str) -> str:
@@ -302,7 +307,8 @@ def is_file(path: Path) -> bool:
     if not is_copy(path):
         return path.is_file()
     stub = as_kind(path, STUBS_KIND)
-    refresh([stub])
+    if not _is_fresh(os.fspath(stub.parent), _KNOWN_SECONDS):
+        refresh([stub])
     if not stub.is_file():
         return False
     if stub == path:
@@ -324,7 +330,7 @@ def names_in(folder: Path, pattern: str = "*") -> list[str]:
         return sorted(path.name for path in folder.glob(pattern))
     if scheme_of(_url(folder)) not in READ_ONLY:
         stubs = as_kind(folder, STUBS_KIND)
-        if not _is_fresh(os.fspath(stubs)):
+        if not _is_fresh(os.fspath(stubs), _KNOWN_SECONDS):
             _look_into(stubs)
         return sorted(path.name for path in stubs.glob(pattern) if path.is_file())
     return []
@@ -401,7 +407,11 @@ def for_headers(path: str | os.PathLike[str]) -> Path:
     if not is_copy(path):
         return path
     stub = as_kind(path, STUBS_KIND)
-    refresh([stub])
+    if not (
+        stub.exists()
+        and (_is_fresh(os.fspath(stub), _KNOWN_SECONDS) or _is_fresh(os.fspath(stub.parent), _KNOWN_SECONDS))
+    ):
+        _look_at_file(stub)
     if not stub.is_file():
         raise PlaceNotFoundError("there is no such file", path=_url(stub), fix="Check the name")
     if _is_filled(stub) or _fill(stub):
@@ -476,7 +486,9 @@ def bring(path: str | os.PathLike[str]) -> Path:
     stub, whole = as_kind(path, STUBS_KIND), as_kind(path, FILES_KIND)
     url, scratch = _url(stub), scratch_of(stub)
     for tries_left in reversed(range(_CHANGES)):
-        refresh([stub], force=tries_left < _CHANGES - 1)
+        # Not its folder, which may be large.
+        if tries_left < _CHANGES - 1 or not (_is_fresh(os.fspath(stub)) or _is_fresh(os.fspath(stub.parent))):
+            _look_at_file(stub)
         identity = FileIdentity.find(stub)
         if identity is None or stub.is_dir():
             raise PlaceNotFoundError("there is no such file", path=url, fix="Check the name")

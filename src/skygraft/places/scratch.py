@@ -95,6 +95,8 @@ class Scratch:
             If it cannot be created, or belongs to somebody else.
         """
         base = Path(self.base)
+        if self in _made and base.is_dir():
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             top = base.parent
@@ -113,6 +115,7 @@ class Scratch:
                 temporary.write_bytes(content)
                 temporary.replace(note)
                 _known.pop(self.base, None)
+            _made.add(self)
         except PlaceError:
             raise
         except OSError as error:
@@ -310,6 +313,7 @@ def scratch_of(path: str | os.PathLike[str]) -> Scratch:
 
 
 _known: dict[str, Scratch] = {}
+_made: set[Scratch] = set()
 
 
 def _read_settings(base: str) -> Scratch | None:

@@ -116,6 +116,8 @@ def lost_slash(path: str | os.PathLike[str]) -> str | None:
     if ":/" not in text or not isinstance(path, Path) or not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]", text):
         return None
     scheme, _, rest = text.partition(":/")
+    if scheme == "file":
+        return f"file:///{rest}"
     return f"{scheme}://{rest}" if scheme.lower() in (*_SAME, "s3", "gs", "http", "https", "memory", "abfs") else None
 
 

@@ -225,7 +225,7 @@ def output_places(paths: Any, stems: Any) -> Any:
     """
     outside = numpy_array(pc.match_substring_regex(paths, f"^/|{_URL}"))
     if outside.any():
-        paths = pc.replace_substring_regex(paths, f"{_URL}(/?)", "/")
+        paths = pc.replace_substring_regex(paths, f"{_URL}+", "/")
         strangers = paths.filter(arrow_array(outside))
         common = os.path.commonpath(pc.unique(pc.replace_substring_regex(strangers, "[^/]*$", "")).to_pylist())
         cut = len(common.rstrip("/")) + 1

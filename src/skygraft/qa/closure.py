@@ -288,18 +288,19 @@ def isolated(
     result = np.zeros(len(position), dtype=bool)
     if not keep.any():
         return result
-    x, y, total, half = position[keep, 0], position[keep, 1], total[keep], size[keep] / 2
+    total, half = total[keep], size[keep] / 2
     # Cells so large that a stamp that can reach an aperture is in the same one or in one beside it; in each the
     # brightest come first, because one neighbour tells as well as thousands that a source is not alone.
-    x, y = x - x.min(), y - y.min()
-    cell = max(float(half.max()) + radius + 1.0, float(max(x.max(), y.max())) / _MOST_CELLS)
-    columns = int(x.max() / cell) + 1
-    cells = (y / cell).astype(np.int64) * columns + (x / cell).astype(np.int64)
+    place = position[keep] - position[keep].min(axis=0)
+    extent = place.max(axis=0)
+    cell = max(float(half.max()) + radius + 1.0, float(extent.max()) / _MOST_CELLS)
+    columns = int(extent[0] / cell) + 1
+    cells = (place[:, 1] / cell).astype(np.int64) * columns + (place[:, 0] / cell).astype(np.int64)
     order = np.lexsort((-total, cells))
-    starts = np.searchsorted(cells[order], np.arange(columns * (int(y.max() / cell) + 1) + 1))
-    sorted_ = (np.ascontiguousarray(v[order]) for v in (x, y, total, half))
+    starts = np.searchsorted(cells[order], np.arange(columns * (int(extent[1] / cell) + 1) + 1))
+    ordered = (np.ascontiguousarray(v[order]) for v in (place[:, 0], place[:, 1], total, half))
     alone = np.empty(len(order), dtype=np.bool_)
-    alone[order] = _alone(*sorted_, starts, columns, cell, radius, contamination)
+    alone[order] = _alone(*ordered, starts, columns, cell, radius, contamination)
     result[keep] = alone
     return result
 

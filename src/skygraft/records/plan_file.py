@@ -22,7 +22,7 @@ from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, SkygraftError
 from skygraft.json_text import parse_json
 from skygraft.place_names import FILES_KIND, STUBS_KIND, as_kind, is_url
-from skygraft.places import beneath, see
+from skygraft.places import beneath, is_file, see
 from skygraft.records.file_checksums import checked_path, problem_of, read_checksum
 from skygraft.records.files import Layout, digest, json_text
 from skygraft.records.lock import holder
@@ -95,7 +95,9 @@ def _with_paths(value: Any, path: Path) -> Any:
         return [_with_paths(inner, path) for inner in value]
     if not is_url(value):
         return value
-    return os.fspath(as_kind(beneath(path, value), FILES_KIND if f"/{FILES_KIND}/" in str(path) else STUBS_KIND))
+    here = as_kind(beneath(path, value), FILES_KIND if f"/{FILES_KIND}/" in str(path) else STUBS_KIND)
+    is_file(here)  # fetches it
+    return os.fspath(here)
 
 
 def _plan_schema() -> pa.Schema:
