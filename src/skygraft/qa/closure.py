@@ -298,9 +298,9 @@ def isolated(
     cells = (place[:, 1] / cell).astype(np.int64) * columns + (place[:, 0] / cell).astype(np.int64)
     order = np.lexsort((-total, cells))
     starts = np.searchsorted(cells[order], np.arange(columns * (int(extent[1] / cell) + 1) + 1))
-    ordered = (np.ascontiguousarray(v[order]) for v in (place[:, 0], place[:, 1], total, half))
+    xs, ys, fluxes, halves = (np.ascontiguousarray(v[order]) for v in (place[:, 0], place[:, 1], total, half))
     alone = np.empty(len(order), dtype=np.bool_)
-    alone[order] = _alone(*ordered, starts, columns, cell, radius, contamination)
+    alone[order] = _alone(xs, ys, fluxes, halves, starts, columns, cell, radius, contamination)
     result[keep] = alone
     return result
 
