@@ -41,7 +41,7 @@ def cut(exposure: Exposure, rows: range, columns: range) -> Exposure:
         With the same calibrations, which are all in parent pixels, and the same part of a gain map and of noise
         realizations.
     """
-    from skygraft.exposure import COADD_NOISE, CUT_FROM
+    from skygraft.exposure import COADD_NOISE, CUT_FROM, PHOTON_VARIANCE
 
     x0, y0 = exposure.xy0
     where = np.s_[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
@@ -57,6 +57,8 @@ def cut(exposure: Exposure, rows: range, columns: range) -> Exposure:
         noise = extra[COADD_NOISE]
         parts = tuple(np.array(p[where]) for p in noise.realizations if np.shape(p) == exposure.shape)
         extra[COADD_NOISE] = dataclasses.replace(noise, realizations=parts)
+    if PHOTON_VARIANCE in extra:
+        extra[PHOTON_VARIANCE] = np.array(extra[PHOTON_VARIANCE][where])
     changes["extra"] = extra
     return exposure.replace(planes=planes, **changes)
 

@@ -41,6 +41,7 @@ __all__ = [
     "NO_GAIN",
     "NO_PHOTO_CALIB",
     "NO_PSF",
+    "PHOTON_VARIANCE",
     "DataId",
     "Exposure",
     "VisitInfo",
@@ -67,6 +68,8 @@ COADD_NOISE = "coadd_noise"
 """Key of `Exposure.extra`, of coadds only: a `skygraft.noise.CoaddNoise`, which says how its noise is correlated."""
 CUT_FROM = "cut_from"
 """Key of `Exposure.extra`, of cut-outs only: the `Box` of the whole image."""
+PHOTON_VARIANCE = "photon_variance"
+"""Key of `Exposure.extra`: the part of the variance that is photon noise, where the file keeps it apart."""
 DIFFERENCE = "difference"
 """Key of `Exposure.extra`, of difference images: a `skygraft.psf.DifferenceImage`, how the image was made."""
 

@@ -87,7 +87,8 @@ def test_every_key_of_the_campaign_file_is_there_with_a_meaning(tables: ModuleTy
 
 
 def test_every_format_and_dialect_is_there(tables: ModuleType) -> None:
-    assert set(rows(tables.image_formats())) == {"lsst_afw", "lsst_images", "legacy_survey", "fits"}
+    formats = {"lsst_afw", "lsst_images", "legacy_survey", "legacy_brick", "legacy_cutout", "des", "megapipe", "fits"}
+    assert formats | {"sdss_frame", "ztf"} <= set(rows(tables.image_formats()))
     dialects = {"native", "lsst", "insertfakes", "synpipe", "obiwan", "skycatalogs", "romanisim", "catsim"}
     assert set(rows(tables.catalogue_dialects())) == dialects
 

@@ -19,7 +19,7 @@ from fuzz.kit import Fuzz, copy_tree
 WEIGHTS = DEAR
 make = make_images
 
-_ENDINGS = (".fits", ".psf", ".fz", ".gz", ".json")
+_ENDINGS = (".fits", ".asdf", ".psf", ".fz", ".gz", ".json")
 
 
 @dataclass(frozen=True, eq=False)

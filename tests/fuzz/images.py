@@ -13,12 +13,17 @@ import numpy as np
 from astropy.io import fits
 
 from fuzz.mutate import split_hdus
+from kits.coadd_tiles import write_brick, write_cutout, write_des, write_megapipe
 from kits.plain_images import SCALE, plain_header, write_plain_image
+from kits.space_images import write_drz, write_flt, write_jwst, write_roman
 from kits.wcs_kit import PLATE, SCAMP, Surface, cards, cd_cards, iraf_cards
 
 SIZE, RA, DEC = 64, 150.1, 2.2
 PSF = {"kind": "moffat", "fwhm": "0.8 arcsec", "beta": 3.0}
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+_FWHM = {"plate": "4 arcsec", **dict.fromkeys(("jwst", "roman", "hst"), "0.2 arcsec")}
+"""Seeing of images whose pixels are much larger or smaller than those of the others."""
 
 DEAR = {"afw_calexp": 0.3, "coadd_psf": 0.3, "warped_psf": 0.5, "visit_fits": 0.5, "visit_json": 0.5, "legacy": 0.7}
 """How often those that take long are drawn, of what the others are."""
@@ -210,6 +215,17 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "rice": lambda f: _tiled(f, **_TILES["rice"]),
     "gzip": lambda f: _tiled(f, **_TILES["gzip"]),
     "hcompress": lambda f: _tiled(f, **_TILES["hcompress"]),
+    "brick": lambda f: write_brick(f, size=SIZE).name,
+    "des": lambda f: write_des(f, size=SIZE).name,
+    "megapipe": lambda f: write_megapipe(f, size=SIZE).name,
+    "cutout": lambda f: write_cutout(f / "cutout.fits", mask=np.zeros((SIZE, SIZE), np.int16)).name,
+    "jwst_cal": lambda f: write_jwst(f / "jw02736001001_02105_00001_nrcalong_cal.fits", mosaic=False).name,
+    "jwst_i2d": lambda f: write_jwst(f / "jw02736-o001_t001_nircam_clear-f444w_i2d.fits", mosaic=True).name,
+    "roman_cal": lambda f: write_roman(f / "r1_wfi07_f158_cal.asdf", mosaic=False).name,
+    "roman_coadd": lambda f: write_roman(f / "r1_f158_coadd.asdf", mosaic=True, compression="lz4").name,
+    "hst_drc": lambda f: write_drz(f / "jdba2s010_drc.fits").name,
+    "hst_sci": lambda f: write_drz(f / "hlsp_candels_x_drz_sci.fits", beside="hlsp_candels_x_drz_wht.fits").name,
+    "hst_flc": lambda f: write_flt(f / "jdba2sgkq_flc.fits", chips=1).name,
     "calexp": _calexp,
     "single_gauss": lambda f: _real(f, _AFW + "calexp_01_tan_singlegauss.fits"),
     "double_gauss": lambda f: _real(f, _AFW + "calexp_02_tansip_doublegauss_gzip2.fits"),
@@ -265,7 +281,7 @@ def make_images(folder: Path) -> list[str]:
         options: dict[str, Any] = {}
         exposure = read_exposure(folder / name / image)
         if exposure.psf is None:
-            options["psf"] = PSF | ({"fwhm": "4 arcsec"} if name == "plate" else {})
+            options["psf"] = PSF | ({"fwhm": _FWHM[key]} if (key := name.split("_")[0]) in _FWHM else {})
         if exposure.photo_calib is None:
             options["photo_calib"] = {"zeropoint": 27.0}
         if options:

@@ -8,7 +8,7 @@ import numpy as np
 
 from skygraft.cli.common import in_options
 from skygraft.errors import CalibrationError, PsfError, SkygraftError
-from skygraft.exposure import COADD_NOISE, DIFFERENCE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.exposure import COADD_NOISE, DIFFERENCE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, PHOTON_VARIANCE, Exposure
 from skygraft.formats.base import CAUTION
 from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import CalibrationAperture, kernel_scale
@@ -151,7 +151,8 @@ def _finite(value: float) -> float | None:
 def _describe_gain(exposure: Exposure) -> dict[str, Any]:
     # Pixels of sources are needed for the slope of variance against flux; flagged bad pixels are excluded.
     spoilt = sum(v for n, v in exposure.mask_planes.items() if not n.startswith(("DETECTED", "INJECTED")))
-    planes = exposure.image, exposure.variance, (exposure.mask & spoilt) == 0
+    variance = exposure.extra.get(PHOTON_VARIANCE, exposure.variance)
+    planes = exposure.image, variance, (exposure.mask & spoilt) == 0
     reason = str(exposure.extra.get(NO_GAIN, ""))
     try:
         if exposure.gain is None:

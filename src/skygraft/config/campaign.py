@@ -181,7 +181,7 @@ class CampaignConfig(Section):
         resolved = self.resolved()
         parts = {
             "survey.calibration": resolved["survey"]["calibration"],
-            "survey.format": resolved["survey"]["format"],
+            "survey.format": _without_folder(resolved["survey"]["format"]),
             "survey.options": resolved["survey"]["options"],
             "catalog.dialect": resolved["catalog"]["dialect"],
             "catalog.band": resolved["catalog"]["band"],
@@ -214,6 +214,12 @@ _LATER_SETTINGS: tuple[tuple[str, Any], ...] = (
     ("survey.role", "auto"),
 )
 """Settings added later: with these values they are left out, as in older records, since they change nothing."""
+
+
+def _without_folder(name: str) -> str:
+    """The name of a format; of one in a file, without the folder."""
+    place, colon, cls = name.rpartition(":")
+    return f"{Path(place).name}{colon}{cls}"
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

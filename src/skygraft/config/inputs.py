@@ -21,13 +21,13 @@ def _radius(value: Any) -> Any:
     return value
 
 
-def _format(value: str) -> str:
-    if value != "auto":
-        # Formats take long to import; `skygraft status` does not need them.
-        from skygraft.formats import get_format
+def _format(value: str, info: ValidationInfo) -> str:
+    if value == "auto":
+        return value
+    # Formats take long to import; `skygraft status` does not need them.
+    from skygraft.formats import resolve_format
 
-        get_format(value)
-    return value
+    return resolve_format(value, base_dir(info))
 
 
 def _column_map(value: dict[str, str]) -> dict[str, str]:
@@ -193,7 +193,8 @@ class SurveyConfig(Section):
     index: str | None = None
     """Parquet file written by ``skygraft index -o``, relative to `root`; the headers are then not read again."""
     format: FormatName = "auto"
-    """Name of the image format; ``auto`` recognises it."""
+    """Name of the image format; ``auto`` recognises it. A format of your own is named by its class, as
+    ``my_module:MyFormat`` (a module that is installed, or in this file's folder) or ``path/my_module.py:MyFormat``."""
     calibration: CalibrationConfig = CalibrationConfig()
     """Calibration that the images do not record, or record wrongly."""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -11,12 +11,13 @@ import gzip
 import io
 import mmap
 import os
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyWarning
@@ -221,6 +222,30 @@ def fits_errors(path: str | os.PathLike[str], *, also: tuple[type[Exception], ..
         raise CorruptFileError(f"{what} ({reason})", path=path, fix=COPY_AGAIN) from error
 
 
+class _LastUnpacked(threading.local):
+    """The bytes of the last file that was decompressed, and its identity."""
+
+    identity: tuple[Any, ...] | None = None
+    content: bytes = b""
+
+
+_LAST = _LastUnpacked()
+_MOST_KEPT = 1 << 26
+"""Largest decompressed file that is kept, in bytes: reading one image opens its file several times."""
+
+
+def _unpacked(stream: IO[bytes], packing: str, path: Path) -> memoryview:
+    """Return the decompressed bytes of a file; those of the last one are kept for the next call."""
+    status = os.fstat(stream.fileno())
+    identity = (os.fspath(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if identity == _LAST.identity:
+        return memoryview(_LAST.content)
+    content = unpack(stream, packing, path)
+    if len(content) <= _MOST_KEPT:
+        _LAST.identity, _LAST.content = identity, content
+    return memoryview(content)
+
+
 @contextlib.contextmanager
 def map_fits(path: str | os.PathLike[str]) -> Iterator[RawFits]:
     """Map the bytes of a FITS file into memory, and check them with `scan_fits`.
@@ -248,7 +273,7 @@ def map_fits(path: str | os.PathLike[str]) -> Iterator[RawFits]:
             packing = packing_of(stream.read(6))
             stream.seek(0)
             if packing is not None:
-                buffer = memoryview(unpack(stream, packing, path))
+                buffer = _unpacked(stream, packing, path)
             elif size == 0:
                 buffer = memoryview(b"")
             else:

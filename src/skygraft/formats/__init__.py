@@ -1,6 +1,6 @@
 """Image formats: read images into an `Exposure`, and write it back with everything else copied from the input.
 
-Installed packages can add formats: see `skygraft.formats.available`.
+Installed packages and sessions can add formats: see `skygraft.formats.available` and `register_format`.
 """
 
 from skygraft.formats.base import Format, ImageCalibration, ImageFootprint, ReadOptions
@@ -11,6 +11,8 @@ from skygraft.formats.registry import (
     read_exposure,
     read_footprint,
     recognise_format,
+    register_format,
+    resolve_format,
     write_exposure,
 )
 
@@ -25,5 +27,7 @@ __all__ = [
     "read_exposure",
     "read_footprint",
     "recognise_format",
+    "register_format",
+    "resolve_format",
     "write_exposure",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError, PsfError
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
@@ -50,10 +51,11 @@ from skygraft.formats.fits_layout import (
     split_name,
 )
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
-from skygraft.formats.fits_units import image_unit
+from skygraft.formats.fits_units import ImageUnit, image_unit
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
 from skygraft.formats.given import GivenPsf, make_psf
+from skygraft.formats.survey_products import refuse_product
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
 from skygraft.psf import PSF
 from skygraft.wcs import (
@@ -67,7 +69,7 @@ from skygraft.wcs import (
     read_fits_wcs,
 )
 
-__all__ = ["FitsFormat", "FitsOptions"]
+__all__ = ["LAYOUT", "FitsFormat", "FitsOptions", "OpenedImage"]
 
 LAYOUT = "fits_layout"
 """Key of `Exposure.extra`: the `FitsLayout` that was read."""
@@ -130,8 +132,20 @@ class FitsOptions(PlaneOptions):
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """An image file with its headers."""
+class OpenedImage:
+    """An image file with its headers.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    layout : FitsLayout
+        Its planes and their files.
+    hdus : tuple of HduInfo
+        The HDUs of the file.
+    headers : Headers
+        Headers of the image: its own, then the primary one.
+    """
 
     path: Path
     layout: FitsLayout
@@ -140,16 +154,24 @@ class _Opened:
 
     @property
     def image(self) -> HduInfo:
+        """The HDU of the image."""
         return self.hdus[self.layout.image.hdu]
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that reading the image opens, the image first."""
+        return self.layout.files
+
+    @property
     def name(self) -> str:
+        """Name of the image, after its file."""
         stem = split_name(self.path)[0]
         alone = sum(map(is_flat, self.hdus)) == 1
         several = self.layout.image.hdu and not alone and self.image.name not in ("IMAGE", "SCI")
         return f"{stem}-{self.image.name or self.image.index}" if several else stem
 
     def wcs(self) -> FitsWcs:
+        """Return the image's WCS."""
         header, index = self.image.header, self.image.index
         tables: list[LookupTable] = []
         if names_tables(header):
@@ -194,7 +216,7 @@ class FitsFormat(Format):
             (ny, nx),
             data_id=self._data_id(opened, given),
             visit_info=self._visit_info(opened, given),
-            files=opened.layout.files,
+            files=opened.files,
             hdu=opened.image.index,
         )
 
@@ -203,19 +225,15 @@ class FitsFormat(Format):
         given = self.Options.parse(options, self.name, path)
         opened = self._open(path, given)
         layout = opened.layout
-        stamps = identify_files(layout.files)
+        stamps = identify_files(opened.files)
         visit_info = self._visit_info(opened, given)
         found = self._calibration(opened, given)
         image, _ = read_pixels(layout.image)
         variance = None
         if layout.noise is not None:
             variance = variance_from_noise(layout.noise.role, read_pixels(layout.noise)[0])
-        mask, planes = (None, dict(given.mask_planes or {}))
-        if layout.mask is not None:
-            mask, planes = read_mask(layout.mask, given.mask_planes)
-        extra = {LAYOUT: layout, FILES: stamps, **found.extra()}
-        if is_legacy_image(opened.path, opened.headers):
-            extra[CAUTION] = LEGACY_CAUTION
+        mask, planes = self._mask(opened, given)
+        extra = {LAYOUT: layout, FILES: stamps, **found.extra(), **self._further(opened, given)}
         exposure = Exposure(
             make_planes(image, variance, mask, mask_planes=planes, units=found.unit),
             found.wcs,
@@ -249,24 +267,30 @@ class FitsFormat(Format):
             masks[Path(path).with_name(f"{split_name(path)[0]}.mask.fits")] = (exposure.mask, exposure.mask_planes)
         return write_planes(exposure, layout, renamed(layout, Path(path)), new_masks=masks, overwrite=overwrite)
 
-    def _open(self, path: StrPath, given: FitsOptions) -> _Opened:
+    def _open(self, path: StrPath, given: FitsOptions) -> OpenedImage:
         hdus = list_hdus(path)
         refuse_archive(Path(path), hdus)
+        if given.hdu is None:
+            refuse_product(Path(path))
         layout = find_layout(path, given, hdus)
         refuse_companion(Path(path), hdus[layout.image.hdu], hdus, chosen=given.hdu is not None)
         if isinstance(given.psf, str | os.PathLike):
             layout = dataclasses.replace(layout, psf=Path(given.psf))
         elif given.psf is not None:
             layout = dataclasses.replace(layout, psf=None)
-        return _Opened(layout.image.path, layout, hdus, inherited_headers(hdus, layout.image.hdu))
+        return OpenedImage(layout.image.path, layout, hdus, inherited_headers(hdus, layout.image.hdu))
 
-    def _data_id(self, opened: _Opened, given: FitsOptions) -> DataId:
+    def _further(self, opened: OpenedImage, given: FitsOptions) -> dict[str, Any]:
+        """Further entries of `Exposure.extra`."""
+        return {CAUTION: LEGACY_CAUTION} if is_legacy_image(opened.path, opened.headers) else {}
+
+    def _data_id(self, opened: OpenedImage, given: FitsOptions) -> DataId:
         return read_data_id(opened.headers, given.data_id, name=opened.name)
 
-    def _visit_info(self, opened: _Opened, given: FitsOptions) -> VisitInfo:
+    def _visit_info(self, opened: OpenedImage, given: FitsOptions) -> VisitInfo:
         return read_visit_info(opened.headers, exposure_time=given.exposure_time, mjd=given.mjd)
 
-    def _calibration(self, opened: _Opened, given: FitsOptions) -> ImageCalibration:
+    def _calibration(self, opened: OpenedImage, given: FitsOptions) -> ImageCalibration:
         wcs, layout = opened.wcs(), opened.layout
         ny, nx = opened.image.shape or (0, 0)
         seconds = self._visit_info(opened, given).exposure_time
@@ -276,14 +300,9 @@ class FitsFormat(Format):
         unit, photo_calib, missing = self._photo_calib(opened, given, seconds, center_scale)
         gain = self._gain(opened, given, seconds, photo_calib)
         if photo_calib is not None:
-            photo_calib = PhotoCalib(photo_calib.njy_per_unit, photo_calib.unit, candidates=candidates)
-        psf, no_psf = self._psf(layout, given, center_scale), None
-        if psf is None:
-            no_psf = PsfError(
-                f"there is no PSF model beside the image ({split_name(opened.path)[0]}.psf)",
-                path=opened.path,
-                fix="Give psf= (a PSF, the path of a PSFEx model, or {kind: moffat, fwhm: 0.9 arcsec})",
-            )
+            photo_calib = dataclasses.replace(photo_calib, candidates=candidates)
+        psf = self._psf(opened, given, center_scale)
+        no_psf = None if psf is not None else self._no_psf(opened)
         return ImageCalibration(
             unit=unit,
             wcs=wcs,
@@ -297,20 +316,29 @@ class FitsFormat(Format):
             gain_origin=gain.origin,
             no_gain=gain.reason,
             has_variance=layout.noise is not None,
-            n_files=len(layout.files) + (layout.mask is None),
+            n_files=len(opened.files) + (layout.mask is None),
         )
 
-    def _candidates(self, opened: _Opened) -> tuple[ReferenceCandidate, ...]:
+    def _mask(self, opened: OpenedImage, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
+        """Mask (None if there is none) and bit numbers of its planes."""
+        if opened.layout.mask is None:
+            return None, dict(given.mask_planes or {})
+        return read_mask(opened.layout.mask, given.mask_planes)
+
+    def _candidates(self, opened: OpenedImage) -> tuple[ReferenceCandidate, ...]:
         found: list[ReferenceCandidate] = []
         for index in dict.fromkeys((opened.image.index, 0)):
             found += header_candidates(opened.hdus[index].header, opened.path, index)
         return tuple(found)
 
+    def _unit(self, opened: OpenedImage, given: FitsOptions) -> ImageUnit:
+        return image_unit(opened.headers, given.unit)
+
     def _photo_calib(
-        self, opened: _Opened, given: FitsOptions, exposure_time: float | None, scale: float
+        self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         """Unit of the pixels, their calibration, and the reason if there is none."""
-        unit = image_unit(opened.headers, given.unit)
+        unit = self._unit(opened, given)
         try:
             calib = read_photo_calib(
                 opened.headers,
@@ -326,7 +354,7 @@ class FitsFormat(Format):
             return unit.name, None, self._stale(opened, unit.name, calib)
         return unit.name, calib, None
 
-    def _stale(self, opened: _Opened, unit: str, calib: PhotoCalib) -> CalibrationError:
+    def _stale(self, opened: OpenedImage, unit: str, calib: PhotoCalib) -> CalibrationError:
         """Return the error for the outdated header zeropoint of a Legacy Surveys image."""
         return CalibrationError(
             f"{LEGACY_CAUTION}; its zeropoint ({float(calib.zeropoint()):.4f} mag for one {unit}) may be 5 mag off",
@@ -337,19 +365,27 @@ class FitsFormat(Format):
         )
 
     def _gain(
-        self, opened: _Opened, given: FitsOptions, exposure_time: float | None, calib: PhotoCalib | None
+        self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, calib: PhotoCalib | None
     ) -> RecordedGain:
-        unit, zeropoint = image_unit(opened.headers, given.unit), None if calib is None else float(calib.zeropoint())
+        unit = self._unit(opened, given)
+        zeropoint = float(calib.zeropoint()) if calib is not None and calib.is_constant else None
         if unit.unit.kind == "counts" and unit.unit.per_second and is_legacy_image(opened.path, opened.headers):
             return RecordedGain(None, reason=f"images of the Legacy Surveys in {unit.name} may be of photoelectrons")
         return read_gain(opened.headers, unit=unit, exposure_time=exposure_time, zeropoint=zeropoint)
 
-    def _psf(self, layout: FitsLayout, given: FitsOptions, scale: float) -> PSF | None:
+    def _psf(self, opened: OpenedImage, given: FitsOptions, scale: float) -> PSF | None:
         if given.psf is False:
             return None
-        if layout.psf is not None:
-            return make_psf(layout.psf, scale)
+        if opened.layout.psf is not None:
+            return make_psf(opened.layout.psf, scale)
         return None if given.psf is None or given.psf is True else make_psf(given.psf, scale)
+
+    def _no_psf(self, opened: OpenedImage) -> PsfError:
+        return PsfError(
+            f"there is no PSF model beside the image ({split_name(opened.path)[0]}.psf)",
+            path=opened.path,
+            fix="Give psf= (a PSF, the path of a PSFEx model, or {kind: moffat, fwhm: 0.9 arcsec})",
+        )
 
     def _layout_to_follow(self, exposure: Exposure, like: Path) -> FitsLayout:
         refuse_archive(like, list_hdus(like))

@@ -14,6 +14,7 @@ from skygraft.errors import FormatError
 from skygraft.formats.fits_headers import Headers
 from skygraft.formats.fits_layout import HDU_NAMES, HduInfo, Role, split_name
 from skygraft.formats.fits_units import image_unit
+from skygraft.formats.survey_products import survey_product
 
 __all__ = [
     "LEGACY_CAUTION",
@@ -73,6 +74,7 @@ _LEGACY_KINDS = {
     "galdepth": "a depth map",
     "psfsize": "a map of PSF sizes",
     "chi2": "a chi-squared image",
+    **dict.fromkeys(("model", "blobmodel"), "a model of the image"),
 }
 # Keywords of the kind of product, and their values for products that are not science images.
 _PRODUCT_KEYS = ("PRODTYPE", "IMTYPE", "DES_EXT", "EXTTYPE", "HDUCLAS2", "HDUCLAS3", "FILETYPE", "OBSTYPE", "IMAGETYP")
@@ -219,6 +221,8 @@ def _by_file_name(path: Path) -> tuple[str, str] | None:
 
 def describe_file(path: Path, hdus: Sequence[HduInfo]) -> str:
     """Describe a FITS file without a science image, such as "a PSFEx model"; "" if it is not known."""
+    if (product := survey_product(path)) is not None:
+        return f"{product.what}, by {_FILE_NAME}"
     images = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
     if images:
         found = _by_header(images[0], hdus) or _by_file_name(path)

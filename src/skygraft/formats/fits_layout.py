@@ -137,12 +137,18 @@ class FitsLayout:
         Bit mask.
     psf : Path or None
         PSF model file beside the image.
+    marks : Path or None
+        File that marks injected pixels, of formats whose own mask is copied unchanged.
+    others : tuple of Path
+        Further files of the image, which are copied.
     """
 
     image: Plane
     noise: Plane | None = None
     mask: Plane | None = None
     psf: Path | None = None
+    marks: Path | None = None
+    others: tuple[Path, ...] = ()
 
     @property
     def planes(self) -> tuple[Plane, ...]:
@@ -153,8 +159,7 @@ class FitsLayout:
     def files(self) -> tuple[Path, ...]:
         """All files, without repetition, the image's first."""
         paths = [plane.path for plane in self.planes]
-        if self.psf is not None:
-            paths.append(self.psf)
+        paths += [path for path in (self.psf, self.marks, *self.others) if path is not None]
         return tuple(dict.fromkeys(paths))
 
 

@@ -26,7 +26,7 @@ from skygraft.formats.fits_fingerprints import find_touched
 from skygraft.formats.fits_layout import FitsLayout, Plane
 from skygraft.formats.fits_planes import header_planes, nameless, noise_from_variance, read_mask, read_pixels
 
-__all__ = ["INJECTED_CARD", "copy_file", "write_mask", "write_planes"]
+__all__ = ["INJECTED_CARD", "copy_file", "write_mask", "write_planes", "write_variance"]
 
 INJECTED_CARD = {"INJECTED": (True, "fake sources were added to this image")}
 """Card that is added to the header of a changed image."""
@@ -58,6 +58,7 @@ def write_planes(
     outputs: Mapping[Path, Path],
     *,
     new_masks: Mapping[Path, tuple[NDArray[np.int32], Mapping[str, int]]] | None = None,
+    further: Mapping[int, NDArray[Any]] | None = None,
     overwrite: bool = False,
 ) -> tuple[Path, ...]:
     """Write all files of an image.
@@ -72,6 +73,8 @@ def write_planes(
         Output file of each input file: all files of the layout, and others to copy.
     new_masks : mapping of Path to (ndarray, mapping), optional
         Additional mask files, with their bits and the bit values of their planes.
+    further : mapping of int to ndarray, optional
+        New pixels of further HDUs of the image's file, by number.
     overwrite : bool
         Replace outputs that exist.
 
@@ -89,7 +92,7 @@ def write_planes(
     written = (*outputs.values(), *masks)
     for output in written:
         refuse_overwrite(output, outputs, overwrite=overwrite)
-    new: dict[Path, dict[int, NDArray[Any]]] = {}
+    new: dict[Path, dict[int, NDArray[Any]]] = {image: dict(further)} if further else {}
     touched: dict[Path, dict[int, NDArray[np.bool_]]] = {}
     cards: dict[Path, dict[int, dict[str, tuple[Any, str]]]] = {}
     for plane in layout.planes:
@@ -242,6 +245,37 @@ def write_mask(
     hdu = fits.CompImageHDU(mask, name=name, compression_type="RICE_1")
     for key, (value, comment) in mask_cards(planes).items():
         hdu.header[f"HIERARCH {key}" if len(key) > 8 else key] = (value, comment)
+    buffer = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
+    with atomic_output(path, inputs=inputs, overwrite=overwrite) as stream:
+        stream.write(buffer.getbuffer())
+
+
+def write_variance(
+    path: Path,
+    variance: NDArray[np.float32],
+    *,
+    inputs: tuple[str | os.PathLike[str], ...] = (),
+    overwrite: bool = False,
+) -> None:
+    """Write a new variance file, losslessly compressed in HDU 1, for images whose file has no place for one.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write.
+    variance : ndarray of float32, shape (ny, nx)
+        Variances.
+    inputs : tuple of path-like
+        Files that are never overwritten.
+    overwrite : bool
+        Replace an output that exists.
+
+    Raises
+    ------
+    OutputExistsError, OutputError
+    """
+    hdu = fits.CompImageHDU(variance, name="VARIANCE", compression_type="GZIP_2", quantize_level=0)
     buffer = io.BytesIO()
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
     with atomic_output(path, inputs=inputs, overwrite=overwrite) as stream:

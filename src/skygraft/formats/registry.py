@@ -24,7 +24,17 @@ from skygraft.errors import (
 from skygraft.exposure import CUT_FROM, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.fitsfile.open import fits_errors, is_fits
 from skygraft.fitsfile.packed import foreign_packing, packing_of
-from skygraft.formats.available import format_names, get_format, load_formats, ordinary_formats, specific_formats
+from skygraft.formats.asdf_blocks import is_asdf
+from skygraft.formats.available import (
+    format_names,
+    format_reference,
+    get_format,
+    load_formats,
+    ordinary_formats,
+    register_format,
+    resolve_format,
+    specific_formats,
+)
 from skygraft.formats.base import (
     FILES,
     Format,
@@ -39,6 +49,7 @@ from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_kinds import describe_file
 from skygraft.formats.fits_layout import is_flat, list_hdus, split_name
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
+from skygraft.formats.survey_products import refuse_product
 from skygraft.photometry import (
     PhotoCalib,
     ReferenceCandidate,
@@ -61,6 +72,8 @@ __all__ = [
     "read_exposure",
     "read_footprint",
     "recognise_format",
+    "register_format",
+    "resolve_format",
     "write_exposure",
 ]
 
@@ -102,12 +115,17 @@ def recognise_format(path: StrPath) -> Format:
         If the file is missing, empty or damaged.
     UnknownFormatError
         If no format recognises it, or several do.
+    FormatError
+        If its name is that of a known survey's product without a science image.
     MissingWcsError
         If it is a FITS image that only lacks a celestial WCS.
     """
     identify_files([path])
-    found = [fmt for fmt in specific_formats() if _matches(fmt, path)]
-    found = found or [fmt for fmt in ordinary_formats() if _matches(fmt, path)]
+    refused: list[CorruptFileError] = []
+    found = [fmt for fmt in specific_formats() if _matches(fmt, path, refused)]
+    found = found or [fmt for fmt in ordinary_formats() if _matches(fmt, path, refused)]
+    if not found and refused:
+        raise refused[0]
     if len(found) > 1:
         names = [fmt.name for fmt in found]
         raise UnknownFormatError(
@@ -116,8 +134,9 @@ def recognise_format(path: StrPath) -> Format:
             fix=f"Choose with format={names[0]!r}",
         )
     if not found:
+        refuse_product(Path(path))
         hdus = list_hdus(path) if is_fits(path) else ()
-        what = describe_file(Path(path), hdus) if hdus else ""
+        what = describe_file(Path(path), hdus) if hdus else "an ASDF file of an unknown kind" if is_asdf(path) else ""
         flat = [hdu for hdu in hdus if is_flat(hdu)]
         if flat and not any(has_wcs(hdu.header) for hdu in (hdus[0], *flat)):
             letters = sorted({k[-1] for h in flat for k in h.header if k.startswith("CTYPE") and k[-1].isalpha()})
@@ -139,14 +158,16 @@ def recognise_format(path: StrPath) -> Format:
     return found[0]
 
 
-def _matches(fmt: Format, path: StrPath) -> bool:
+def _matches(fmt: Format, path: StrPath, refused: list[CorruptFileError]) -> bool:
+    """Whether a format recognises a file; an error that counts if no other format does is added to `refused`."""
     try:
         return fmt.matches(path)
-    except CorruptFileError:
+    except CorruptFileError as error:
         with Path(path).open("rb") as stream:
             head = stream.read(8)
         if foreign_packing(head) is not None or (packing_of(head) is not None and split_name(path)[1]):
-            raise
+            refused.append(error)
+            return False
         # A file that is not FITS is of another kind, not damaged.
         if is_fits(path):
             raise
@@ -178,9 +199,11 @@ def read_footprint(path: StrPath, *, format: str = "auto", **options: Any) -> Im
     UnknownFormatError, CorruptFileError, MissingWcsError, FormatError, ConfigError
     """
     with fits_errors(path):
-        found = _format_for(path, format).footprint(path, **options)
+        fmt = _format_for(path, format)
+        found = fmt.footprint(path, **options)
     check_pixel_scale(found.pixel_scale, path)
-    return found
+    reference = format_reference(fmt)
+    return found if found.format == reference else dataclasses.replace(found, format=reference)
 
 
 def read_exposure(

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog import Flag
 from skygraft.errors import ConfigError, InjectionError, SkygraftError, UncalibratedImageError
-from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, PHOTON_VARIANCE, Exposure
 from skygraft.injection.options import InjectionOptions
 from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import (
@@ -48,6 +48,11 @@ _UNFIT_PLANES = (
     "UNMASKEDNAN",
     "STREAK",
     "SATURATED",
+    "DO_NOT_USE",
+    "JUMP_DET",
+    "NON_SCIENCE",
+    "REFERENCE_PIXEL",
+    "AD_SATURATED",
 )
 
 
@@ -394,7 +399,8 @@ def image_gain(exposure: Exposure, options: InjectionOptions) -> Gain:
     if options.gain is not None:
         return Gain(options.gain, "given")
     bits = sum(v for n, v in exposure.mask_planes.items() if n in _UNFIT_PLANES)
-    planes = exposure.image, exposure.variance, (exposure.mask & bits) == 0
+    variance = exposure.extra.get(PHOTON_VARIANCE, exposure.variance)
+    planes = exposure.image, variance, (exposure.mask & bits) == 0
     if exposure.gain is None:
         return estimate_gain(*planes, path=exposure.path, recorded=str(exposure.extra.get(NO_GAIN, "")))
     origin = exposure.gain_origin or "recorded in the image"

@@ -18,6 +18,7 @@ __all__ = ["NoiseModel", "image_noise", "noise_words"]
 _DEFECTS = (
     *("BAD", "SAT", "SATURATED", "CR", "COSMIC_RAY", "NO_DATA", "INTRP", "INTERPOLATED", "SUSPECT", "EDGE"),
     *("DETECTION_EDGE", "UNMASKEDNAN", "UNMASKED_NAN", "STREAK", "BRIGHT_OBJECT", "SPIKE", "VIGNETTED"),
+    "DO_NOT_USE",
 )
 _LIGHT = ("DETECTED", "INJECTED")
 """Prefixes of the mask planes of pixels that hold light."""

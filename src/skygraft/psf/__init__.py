@@ -19,6 +19,7 @@ from skygraft.psf.matched import (
     reshaped,
 )
 from skygraft.psf.measure import FwhmMeter, fwhm_range, kernel_fwhm
+from skygraft.psf.moffat_map import MoffatMapPSF
 from skygraft.psf.oversampled import GriddedPSF, OversampledPSF
 from skygraft.psf.piff import DrawnPSF, as_polynomial
 from skygraft.psf.psfex import PsfexPSF
@@ -46,6 +47,7 @@ __all__ = [
     "LinearPSF",
     "MatchedPSF",
     "MatchingKernel",
+    "MoffatMapPSF",
     "MoffatPSF",
     "OversampledPSF",
     "PsFieldPSF",

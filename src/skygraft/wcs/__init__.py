@@ -1,4 +1,4 @@
-"""World coordinate systems: APE-14 wrappers of FITS headers and AST frame sets, and what they do locally."""
+"""World coordinate systems: APE-14 wrappers of FITS headers, AST frame sets and gwcs, and what they do locally."""
 
 from skygraft.wcs.array_frame import ArrayWcs, array_wcs, fitted_wcs
 from skygraft.wcs.ast import AstWcs
@@ -8,6 +8,7 @@ from skygraft.wcs.base import CelestialWcs
 from skygraft.wcs.card_text import has_wcs, names_tables
 from skygraft.wcs.distortion import TABLE_NAMES, LookupTable
 from skygraft.wcs.fits import FitsWcs, read_fits_wcs
+from skygraft.wcs.gwcs import GwcsWcs, require_asdf
 from skygraft.wcs.local import footprint, local_jacobian, pixel_scale
 from skygraft.wcs.soundness import check_pixel_scale, check_wcs_soundness, usable_jacobians
 
@@ -18,6 +19,7 @@ __all__ = [
     "AstWcs",
     "CelestialWcs",
     "FitsWcs",
+    "GwcsWcs",
     "LookupTable",
     "array_wcs",
     "check_pixel_scale",
@@ -30,5 +32,6 @@ __all__ = [
     "names_tables",
     "pixel_scale",
     "read_fits_wcs",
+    "require_asdf",
     "usable_jacobians",
 ]

@@ -1,0 +1,149 @@
+"""Cut-outs of Legacy Surveys coadds, as the sky viewer makes them (``fits-cutout`` with one band, ``subimage``).
+
+The viewer (repository legacysurvey/imagine) writes SURVEY, VERSION, BANDS (or BAND) and IMAGETYP (IMAGE, INVVAR,
+MASKBITS: one HDU each). Pixels are nanomaggies at the coadds' own scale, 0.262 arcsec; at another scale they are
+averages. A cube of several bands is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.errors import CalibrationError, FormatError, PsfError
+from skygraft.exposure import DataId
+from skygraft.fitsfile.open import is_fits
+from skygraft.formats.base import StrPath
+from skygraft.formats.brick_files import MASKBITS, find_brick_file
+from skygraft.formats.fits import FitsFormat, FitsOptions, OpenedImage
+from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus
+from skygraft.formats.fits_planes import read_mask
+from skygraft.formats.fits_units import image_unit
+from skygraft.formats.legacy_coadd import OpenedCoadd, release_of, survey_reference, unit_of
+from skygraft.photometry import PhotoCalib, ReferenceCandidate
+
+__all__ = ["LegacyCutoutFormat"]
+
+_SURVEYS = ("legacysurvey", "decals", "mzls")
+_SCALE = 0.262
+_SCALE_TOLERANCE = 0.02
+_IMAGE, _WEIGHT, _MASK = "image", "invvar", "maskbits"
+
+
+class LegacyCutoutFormat(FitsFormat):
+    """Cut-outs of Legacy Surveys coadds by the sky viewer, of one band, in nanomaggies.
+
+    Calibrated as the coadds are: see `skygraft.formats.legacy_brick`. Give the viewer's ``coadd-psf`` as ``psf=``.
+    """
+
+    name: ClassVar[str] = "legacy_cutout"
+    looked_for: ClassVar[str] = "SURVEY = 'LegacySurvey' (or DECaLS, MzLS), IMAGETYP and BANDS (or BAND) in the header"
+
+    def matches(self, path: StrPath) -> bool:
+        """Return whether the file is FITS and has the cards of the viewer; cubes, which are refused, have them, too."""
+        if not is_fits(path) or find_brick_file(Path(path)) is not None:
+            return False
+        return any(hdu.shape is not None and _kind(hdu) for hdu in list_hdus(path))
+
+    def _open(self, path: StrPath, given: FitsOptions) -> OpenedCoadd:
+        hdus = list_hdus(path)
+        if given.hdu is None:
+            given = dataclasses.replace(given, hdu=_choose(path, hdus))
+        image = next((hdu for hdu in hdus if given.hdu in (hdu.index, hdu.name)), None)
+        changes: dict[str, Any] = {}
+        if image is not None and all(getattr(given, role) is None for role in ("variance", "weight", "rms")):
+            changes["weight"] = _partner(image, hdus, _WEIGHT)
+        if image is not None and given.mask is None:
+            changes["mask"] = _partner(image, hdus, _MASK)
+        opened = super()._open(path, dataclasses.replace(given, **changes))
+        return OpenedCoadd(opened.path, opened.layout, opened.hdus, opened.headers)
+
+    def _data_id(self, opened: OpenedImage, given: FitsOptions) -> DataId:
+        found = super()._data_id(opened, given)
+        return found if given.band is not None else dataclasses.replace(found, band=_band(opened.image) or found.band)
+
+    def _candidates(self, opened: OpenedImage) -> tuple[ReferenceCandidate, ...]:
+        default = survey_reference(release_of(opened.headers), _band(opened.image))
+        found = super()._candidates(opened)
+        return tuple(dict.fromkeys(found if default is None else [*found, default]))
+
+    def _photo_calib(
+        self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, scale: float
+    ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
+        unit = given.unit or unit_of(opened.headers)
+        if given.zeropoint is None and abs(scale / _SCALE - 1) > _SCALE_TOLERANCE:
+            error = CalibrationError(
+                f"the cut-out has pixels of {scale:.4g} arcsec, and those of the coadds have {_SCALE}: averages of "
+                "nanomaggies per pixel, whose flux depends on how they were made",
+                path=opened.path,
+                hdu=opened.image.index,
+                fix=f"Fetch it with pixscale={_SCALE}, or give zeropoint= (the AB magnitude of one image unit)",
+            )
+            return image_unit(opened.headers, unit).name, None, error
+        return super()._photo_calib(opened, dataclasses.replace(given, unit=unit), exposure_time, scale)
+
+    def _mask(self, opened: OpenedImage, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
+        if opened.layout.mask is None or given.mask is not None:
+            return super()._mask(opened, given)
+        named = dict(given.mask_planes or {})
+        for bit, name in enumerate(MASKBITS):
+            if name not in named and bit not in named.values():
+                named[name] = bit
+        return read_mask(opened.layout.mask, named)
+
+    def _no_psf(self, opened: OpenedImage) -> PsfError:
+        return PsfError(
+            "a cut-out has no PSF",
+            path=opened.path,
+            fix="Give psf= (the viewer's coadd-psf at the same place, or {kind: moffat, fwhm: 1.1 arcsec})",
+        )
+
+
+def _text(hdu: HduInfo, *keys: str) -> str:
+    return next((str(hdu.header[key]).strip() for key in keys if key in hdu.header), "")
+
+
+def _kind(hdu: HduInfo) -> str:
+    """IMAGETYP of an HDU of the viewer, in lower case; "" for another HDU."""
+    if _text(hdu, "SURVEY").lower() not in _SURVEYS or not _text(hdu, "BANDS", "BAND"):
+        return ""
+    return _text(hdu, "IMAGETYP").lower()
+
+
+def _band(hdu: HduInfo) -> str:
+    return _text(hdu, "BAND", "BAND0", "BANDS")
+
+
+def _choose(path: StrPath, hdus: Sequence[HduInfo]) -> int:
+    """Return the number of the only image."""
+    images = [hdu for hdu in hdus if hdu.shape is not None and _kind(hdu) == _IMAGE]
+    cubes = [hdu for hdu in images if not is_flat(hdu)]
+    if cubes:
+        raise FormatError(
+            f"this is a cube of several bands ({_text(cubes[0], 'BANDS')}) of the Legacy Surveys' viewer",
+            path=path,
+            hdu=cubes[0].index,
+            fix="Fetch one file for each band (bands=r)",
+        )
+    if len(images) != 1:
+        listed = "; ".join(" ".join((str(h.index), _text(h, "BRICK"), _band(h))) for h in images)
+        raise FormatError(
+            f"the file has {len(images)} images of the Legacy Surveys: {listed}" if images else "the file has no image",
+            path=path,
+            fix="Choose one with hdu=" if images else "Fetch it with the image",
+        )
+    return images[0].index
+
+
+def _partner(image: HduInfo, hdus: Sequence[HduInfo], kind: str) -> int | None:
+    """Number of the HDU of another kind for the same pixels; None if there is none."""
+    for hdu in hdus:
+        same = hdu.shape == image.shape and _text(hdu, "BRICK") == _text(image, "BRICK")
+        if _kind(hdu) == kind and same and (kind == _MASK or _band(hdu) == _band(image)):
+            return hdu.index
+    return None

@@ -1,0 +1,232 @@
+"""A Moffat whose width follows a map of PSF sizes, where a survey publishes that map and no model of the PSF."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skygraft.errors import ConfigError, PsfError
+from skygraft.psf.analytic import MoffatPSF
+from skygraft.psf.base import Box
+from skygraft.psf.fine import SubPixelBasis, whole_pixels
+from skygraft.psf.linear import LinearPSF, positions
+
+__all__ = ["MoffatMapPSF"]
+
+_SIGMA_TO_FWHM = 2 * math.sqrt(2 * math.log(2))
+_ACCURACY = 1e-7
+_MOST_NODES = 32
+_NEAREST_POLE = math.pi / 2
+"""Where ``1 + r^2 / alpha^2`` is zero, as a distance in the logarithm of the width from the real axis."""
+
+
+class MoffatMapPSF(LinearPSF):
+    """A circular Moffat whose FWHM is looked up in a map, one value a pixel.
+
+    The kernels are a polynomial in the logarithm of the width through Moffats at Chebyshev nodes: 1e-6 of the peak from
+    the Moffat itself, at the cost of a PSF with a few basis images.
+
+    Parameters
+    ----------
+    fwhm : array_like, shape (ny, nx)
+        Full width at half maximum of the Moffat in pixels; NaN, zero or less where there is no PSF.
+    beta : float
+        Exponent of the Moffat.
+    shape : (int, int)
+        Rows and columns of the kernels, both odd. Kernels are the formula's values at pixel centres, and sum to one.
+    start : (int, int)
+        Parent pixel (x, y) of the map's first pixel. A position off the map gets the value of the nearest pixel.
+    origin : str
+        Where the map is from and how its values became the Moffat's, for people and records.
+
+    Raises
+    ------
+    ConfigError
+        If the map is no image, or `beta` or `shape` are not those of a Moffat.
+    PsfError
+        If the map has no width anywhere.
+    """
+
+    def __init__(
+        self,
+        fwhm: ArrayLike,
+        beta: float,
+        shape: tuple[int, int],
+        *,
+        start: tuple[int, int] = (0, 0),
+        origin: str = "",
+    ) -> None:
+        widths = np.array(fwhm, dtype=np.float32)
+        if widths.ndim != 2 or widths.size == 0:
+            raise ConfigError(f"a map of PSF sizes is an image (ny, nx), not an array of shape {widths.shape}")
+        with np.errstate(invalid="ignore"):
+            known = np.isfinite(widths) & (widths > 0)
+        if not known.any():
+            raise PsfError("the map of PSF sizes has no positive size anywhere")
+        widths[~known] = np.nan
+        low, high = float(widths[known].min()), float(widths[known].max())
+        middle, half = (math.log(high) + math.log(low)) / 2, (math.log(high) - math.log(low)) / 2
+        n = _nodes_for(half)
+        self._u = np.cos(np.pi * (np.arange(n) + 0.5) / n)
+        self._middle, self._half = middle, half
+        models = [MoffatPSF(w, beta, shape=shape, pixel_integrated=False) for w in np.exp(middle + half * self._u)]
+        super().__init__(np.concatenate([model.basis for model in models]))
+        widths.setflags(write=False)
+        self._widths, self._models, self._start, self._origin = widths, tuple(models), start, origin
+        self._beta = float(beta)
+        ny, nx = widths.shape
+        self._valid_box = Box(start[0] - 0.5, start[0] + nx - 0.5, start[1] - 0.5, start[1] + ny - 0.5)
+
+    @classmethod
+    def of_effective_size(
+        cls,
+        fwhm: ArrayLike,
+        beta: float,
+        shape: tuple[int, int],
+        *,
+        start: tuple[int, int] = (0, 0),
+        origin: str = "",
+    ) -> Self:
+        r"""Make the Moffat that has the effective area of a Gaussian whose FWHM the map gives.
+
+        The effective area :math:`N = 1 / \sum p^2` of a PSF p determines the depth of PSF photometry. For a Gaussian it
+        is :math:`4 \pi \sigma^2`, for a Moffat :math:`\pi \alpha^2 (2 \beta - 1) / (\beta - 1)^2`.
+
+        Parameters
+        ----------
+        fwhm : array_like, shape (ny, nx)
+            FWHM in pixels of the Gaussian with the PSF's effective area.
+        beta, shape, start, origin
+            As of the class.
+
+        Returns
+        -------
+        MoffatMapPSF
+        """
+        sigma = np.asarray(fwhm, dtype=np.float64) / _SIGMA_TO_FWHM
+        alpha = 2 * sigma * (beta - 1) / math.sqrt(2 * beta - 1)
+        return cls(2 * alpha * math.sqrt(2 ** (1 / beta) - 1), beta, shape, start=start, origin=origin)
+
+    def widths(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Look up the FWHM of the Moffat at N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
+            Pixels; NaN where there is no PSF.
+        """
+        x, y = positions(x, y)
+        ny, nx = self._widths.shape
+        rows = np.clip(np.rint(y) - self._start[1], 0, ny - 1).astype(np.int64)
+        columns = np.clip(np.rint(x) - self._start[0], 0, nx - 1).astype(np.int64)
+        return np.asarray(self._widths[rows, columns], dtype=np.float64)
+
+    def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
+        """Find the positions at which the map has a size.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
+        return np.isfinite(self.widths(x, y))
+
+    def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Evaluate the weights of the Moffats at the nodes, which sum to one.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, B)
+
+        Raises
+        ------
+        PsfError
+            If the map has no size at a position.
+        """
+        x, y = positions(x, y)
+        widths = self.widths(x, y)
+        bad = np.flatnonzero(np.isnan(widths))
+        if bad.size:
+            raise PsfError(
+                f"the map of PSF sizes has none at position ({x[bad[0]]:.1f}, {y[bad[0]]:.1f}): no exposure is there",
+                fix="Leave out sources where the coadd has no data",
+            )
+        at = (np.log(widths) - self._middle) / self._half if self._half > 0 else np.zeros(widths.shape)
+        # Lagrange's polynomials of Chebyshev nodes as sums of Chebyshev polynomials, which is stable at the nodes, too.
+        terms = np.cos(np.arange(self._u.size) * np.arccos(np.clip(at, -1, 1))[:, None])
+        at_nodes = np.cos(np.arange(self._u.size) * np.arccos(self._u)[:, None])
+        at_nodes[:, 0] = 0.5
+        # Summed one by one, so that a position's weights do not depend on those that it is asked for with.
+        out = np.zeros((widths.size, self._u.size))
+        for term, node in zip(terms.T, at_nodes.T, strict=True):
+            out += term[:, None] * node
+        return out * (2 / self._u.size)
+
+    def flux_outside(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Flux per unit source flux outside the kernel, by the formula.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
+        """
+        each = np.array([model.flux_outside([0.0], [0.0])[0] for model in self._models])
+        return np.asarray((self.coefficients(x, y) * each).sum(axis=1))
+
+    @property
+    def sub_pixel(self) -> SubPixelBasis:
+        """The Moffats at the nodes, evaluated at any offset from the source's centre."""
+        return _MoffatBasis(self.shape, self._models)
+
+    @property
+    def description(self) -> str:
+        """Short description of the model, for people and records."""
+        low, high = math.exp(self._middle - self._half), math.exp(self._middle + self._half)
+        ny, nx = self.shape
+        widths = f"{low:.4g}" if self._half == 0 else f"{low:.4g} to {high:.4g}"
+        what = f"{type(self).__name__}, FWHM {widths} pixels, beta {self._beta:.4g}, {nx} x {ny} pixels"
+        return f"{what}: {self._origin}" if self._origin else what
+
+
+def _nodes_for(half: float) -> int:
+    """Number of Chebyshev nodes for a range of log widths of +- `half`.
+
+    The error falls as ``rho^-n``, where the Bernstein ellipse of parameter rho reaches the nearest pole.
+    """
+    if half <= 0:
+        return 1
+    reach = _NEAREST_POLE / half
+    n = math.ceil(-math.log(_ACCURACY) / math.log(reach + math.sqrt(1 + reach * reach))) + 1
+    return min(n, _MOST_NODES)
+
+
+class _MoffatBasis(SubPixelBasis):
+    """Several Moffats, evaluated over the area of a kernel's pixels."""
+
+    def __init__(self, shape: tuple[int, int], models: tuple[MoffatPSF, ...]) -> None:
+        super().__init__(shape, whole_pixels(shape), min(model.fwhm for model in models))
+        self._parts = [model.sub_pixel for model in models]
+
+    def evaluate(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.concatenate([part.evaluate(y, x) for part in self._parts])

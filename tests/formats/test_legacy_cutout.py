@@ -1,0 +1,87 @@
+"""Cut-outs of Legacy Surveys coadds, as the sky viewer writes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+
+from kits.coadd_tiles import write_cutout
+from skygraft import inject
+from skygraft.catalog import normalize_catalog
+from skygraft.errors import CalibrationError, FormatError
+from skygraft.formats import read_exposure, recognise_format, write_exposure
+from skygraft.formats.conformance import check_format
+from skygraft.formats.legacy_cutout import LegacyCutoutFormat
+from skygraft.photometry import PSF_MODEL
+
+
+def test_conformance(tmp_path):
+    path = write_cutout(tmp_path / "cutout_154.1_12.3.fits", mask=np.zeros((64, 64), np.int16))
+    (tmp_path / "out").mkdir()
+    assert recognise_format(path).name == "legacy_cutout"
+    check_format(LegacyCutoutFormat(), path, tmp_path / "out")
+
+
+def test_what_it_is(tmp_path):
+    mask = np.zeros((64, 64), np.int16)
+    mask[3, 4] = 2
+    exposure = read_exposure(write_cutout(tmp_path / "cutout.fits", mask=mask))
+    assert exposure.photo_calib.zeropoint() == pytest.approx(22.5) and exposure.photo_calib.reference is PSF_MODEL
+    assert exposure.data_id.band == "r" and str(exposure.data_id) == "cutout"
+    np.testing.assert_allclose(exposure.variance, 0.004**2, rtol=1e-6)
+    assert exposure.mask[3, 4] == exposure.mask_planes["BRIGHT"]
+    assert "coadd-psf" in str(exposure.extra["no_psf"])
+    old = read_exposure(write_cutout(tmp_path / "old.fits", version="DR5"))
+    assert old.photo_calib.aperture.radius_arcsec == 3.5
+
+
+def test_what_is_injected_comes_back(tmp_path):
+    path = write_cutout(tmp_path / "cutout.fits")
+    with fits.open(path) as hdus:
+        ra, dec = WCS(hdus[0].header).pixel_to_world_values(30.4, 33.2)
+        before = hdus[0].data.astype(float)
+    columns = {"injection_id": [1], "ra": [ra], "dec": [dec], "source_type": ["Star"], "mag": [19.0]}
+    exposure = read_exposure(path, psf={"kind": "gaussian", "fwhm": "1 arcsec"})
+    injection = inject(exposure, normalize_catalog(Table(columns), band="r"), seed=1, noise=False)
+    write_exposure(injection.exposure, tmp_path / "out.fits")
+    with fits.open(tmp_path / "out.fits") as hdus:
+        added = hdus[0].data - before
+        assert hdus[1].data.tobytes() == fits.getdata(path, 1).tobytes()
+    assert 22.5 - 2.5 * np.log10(added.sum()) == pytest.approx(19.0, abs=1e-4)
+    y, x = np.mgrid[:64, :64]
+    assert (added * x).sum() / added.sum() == pytest.approx(30.4, abs=1e-3)
+    assert (added * y).sum() / added.sum() == pytest.approx(33.2, abs=1e-3)
+
+
+def test_what_is_refused(tmp_path):
+    cube = write_cutout(tmp_path / "cube.fits", "grz")
+    with pytest.raises(FormatError, match=r"a cube of several bands \(grz\)") as caught:
+        read_exposure(cube)
+    assert "bands=r" in caught.value.fix
+    wide = write_cutout(tmp_path / "wide.fits", scale=0.524)
+    with pytest.raises(CalibrationError, match=r"pixels of 0\.524 arcsec"):
+        read_exposure(wide)
+    assert read_exposure(wide, zeropoint=22.5).photo_calib.zeropoint() == pytest.approx(22.5)
+
+
+def test_one_of_several_bands(tmp_path):
+    """``subimage`` writes image and inverse variance of each brick and band as HDUs."""
+    hdus = [fits.PrimaryHDU()]
+    for band in ("g", "r"):
+        path = write_cutout(tmp_path / f"{band}.fits", band)
+        with fits.open(path) as made:
+            for kind, hdu in zip(("image", "invvar"), made, strict=True):
+                header = hdu.header.copy()
+                header.update({"BAND": band, "BRICK": "1541p122", "IMAGETYP": kind})
+                hdus.append(fits.ImageHDU(hdu.data * (1 if band == "g" else 2), header))
+    fits.HDUList(hdus).writeto(tmp_path / "sub.fits")
+    with pytest.raises(FormatError, match="2 images of the Legacy Surveys: 1 1541p122 g; 3 1541p122 r"):
+        read_exposure(tmp_path / "sub.fits")
+    exposure = read_exposure(tmp_path / "sub.fits", hdu=3)
+    assert exposure.data_id.band == "r"
+    np.testing.assert_allclose(exposure.variance, 0.004**2 / 2, rtol=1e-6)
+    with pytest.raises(FormatError, match="inverse variances"):
+        read_exposure(tmp_path / "sub.fits", hdu=2)
