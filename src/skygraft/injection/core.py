@@ -214,8 +214,7 @@ def inject(
         Add the sources' variance to the variance plane; by default as `noise`. It may differ from `noise` only with
         conventions other than skygraft's own.
     wings : mapping or WingSettings, optional
-        Extended wings that take over from the PSF's kernel, such as ``{"model": "power_law", "alpha": 3, "join": "12
-        pix", "outer": "300 arcsec"}``; see the documentation, Extended wings.
+        Extended wings of the PSF, such as ``{"model": "power_law", "alpha": 3, "join": "12 pix"}``; see `WingSettings`.
 
     Returns
     -------
