@@ -283,18 +283,17 @@ def isolated(
     result = np.zeros(len(position), dtype=bool)
     if not keep.any():
         return result
-    x, y, total, half = position[keep, 0], position[keep, 1], total[keep], size[keep] / 2
+    u, v = (position[keep] - position[keep].min(axis=0)).T
+    total, half = total[keep], size[keep] / 2
     # Cells so large that a stamp that can reach an aperture is in the same one or in one beside it; in each the
     # brightest come first, because one neighbour tells as well as thousands that a source is not alone.
-    x, y = x - x.min(), y - y.min()
-    cell = max(float(half.max()) + radius + 1.0, float(max(x.max(), y.max())) / _MOST_CELLS)
-    columns = int(x.max() / cell) + 1
-    cells = (y / cell).astype(np.int64) * columns + (x / cell).astype(np.int64)
+    cell = max(float(half.max()) + radius + 1.0, float(max(u.max(), v.max())) / _MOST_CELLS)
+    columns = int(u.max() / cell) + 1
+    cells = (v / cell).astype(np.int64) * columns + (u / cell).astype(np.int64)
     order = np.lexsort((-total, cells))
-    starts = np.searchsorted(cells[order], np.arange(columns * (int(y.max() / cell) + 1) + 1))
-    sorted_ = (np.ascontiguousarray(v[order]) for v in (x, y, total, half))
+    starts = np.searchsorted(cells[order], np.arange(columns * (int(v.max() / cell) + 1) + 1))
     alone = np.empty(len(order), dtype=np.bool_)
-    alone[order] = _alone(*sorted_, starts, columns, cell, radius, contamination)
+    alone[order] = _alone(u[order], v[order], total[order], half[order], starts, columns, cell, radius, contamination)
     result[keep] = alone
     return result
 
