@@ -41,6 +41,7 @@ from skygraft.injection.placing import Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
 from skygraft.injection.roles import Role
 from skygraft.injection.stamps import light_per_flux
+from skygraft.injection.winged import WingedImage, describe_wings, refuse_template
 from skygraft.noise import add_flux
 from skygraft.photometry import CalibrationReference, FluxMode, PhotoCalib, describe_reference, require_reference
 from skygraft.psf import PSF
@@ -97,6 +98,7 @@ class Injection:
         rows = [
             ("sources", f"{summary['n_drawn']} drawn of {summary['n_sources']}, band {summary['band'] or 'unknown'}"),
             ("flux mode", f"{summary['flux_mode']}; calibrated to {reference}"),
+            *([("wings", describe_wings(summary["wings"]))] if "wings" in summary else []),
             ("noise", noise),
             *_of_conventions(summary["conventions"]),
             ("flags", ", ".join(f"{n} x {name}" for name, n in summary["flags"].items()) or "none"),
@@ -139,6 +141,7 @@ def inject(
     galaxies: GalaxyEngine = "fast",
     conventions: Conventions = "skygraft",
     variance: bool | None = None,
+    wings: Any = None,
 ) -> Injection:
     """Inject the sources of a catalogue into an exposure.
 
@@ -212,6 +215,11 @@ def inject(
     variance : bool, optional
         Add the sources' variance to the variance plane; by default as `noise`. It may differ from `noise` only with
         conventions other than skygraft's own.
+    wings : mapping or WingSettings, optional
+        Extended wings that take over from the PSF's kernel at a radius, such as ``{"model": "power_law", "alpha": 3,
+        "join": "12 pix", "outer": "300 arcsec"}``. Kinds are ``moffat``, ``power_law`` and ``profile``; with ``flux:
+        calibrated`` (default) a star's flux inside the calibration aperture is as without wings, with ``flux: total``
+        all its flux is. See the documentation, Extended wings.
 
     Returns
     -------
@@ -258,7 +266,10 @@ def inject(
     table = canonical(catalog, band, dialect, on_bad)
     curves = None if light_curves is None else LightCurves.of(light_curves)
     like_lsst = opts.conventions == LSST
-    reach = lsst.within_padding if like_lsst else _light_of(exposure, opts)
+    radius = aperture_radius(exposure, opts)
+    has_wings = opts.wings is not None and exposure.psf is not None
+    winged = WingedImage(exposure, opts, reference, radius) if has_wings else None
+    reach = lsst.within_padding if like_lsst else _light_of(exposure, opts) if winged is None else winged.reach
     placed = place(
         exposure,
         table,
@@ -284,7 +295,8 @@ def inject(
         placed = lsst.drawable(placed, on_bad)
     truth, sources = placed.truth, placed.sources
     require_psf(exposure, sources)
-    radius = aperture_radius(exposure, opts)
+    if winged is not None and placed.template is not None:
+        refuse_template(exposure)
     calibrated = reference if opts.flux_mode == "calibrated" else None
     check_soundness(exposure, photo_calib, calibrated, radius)
     if like_lsst:
@@ -295,10 +307,10 @@ def inject(
         def normalise(psf: PSF | None) -> ImageNormalisation:
             return ImageNormalisation(exposure.replace(psf=psf), opts, reference, radius)
 
-        drawn = _draw(exposure, placed, opts, normalise, name, progress)
+        drawn = _draw(exposure, placed, opts, normalise, name, progress, winged)
     report = drawn.report
     check_planes(exposure, drawn.planes, report, drawn.gain)
-    flag_small_kernel(exposure, calibrated, radius, report)
+    flag_small_kernel(exposure, calibrated, radius, report, None if winged is None else winged.wings.reach)
     _report_into(truth, placed.rows, report, exposure)
     messages = [
         *placed.messages,
@@ -307,6 +319,9 @@ def inject(
     summary = _summary(name, opts, photo_calib, reference, drawn, truth, messages, band)
     if placed.template is not None:
         summary["difference"] = placed.template.describe(sources, placed.into)
+    if winged is not None:
+        summary["wings"] = winged.describe()
+        truth.meta["wings"] = describe_wings(summary["wings"])
     return Injection(_with_planes(exposure, drawn.planes), truth, summary)
 
 
@@ -322,7 +337,7 @@ def _with_planes(exposure: Exposure, planes: Any) -> Exposure:
 
 def _light_of(exposure: Exposure, options: InjectionOptions) -> Callable[[Sources], Reach]:
     """Make the function that computes how far the light of sources reaches, as far as it is drawn."""
-    half_kernel = max(exposure.psf.shape) // 2 if exposure.psf is not None else 0
+    half_kernel = 0 if exposure.psf is None else max(exposure.psf.shape) // 2
     return functools.partial(reach_of, half_kernel=half_kernel, flux_tolerance=options.flux_tolerance)
 
 
@@ -333,12 +348,13 @@ def _draw(
     normalise: Callable[[PSF | None], Normalisation],
     image_id: str,
     progress: Callable[[int], None] | None,
+    winged: WingedImage | None = None,
 ) -> Drawn:
     """Draw the sources on the exposure's planes, in skygraft's own conventions."""
     sources = placed.sources
     gain = image_gain(exposure, options) if options.noise and len(sources) else None
     noise = None if gain is None else image_noise(exposure, options.coadd_noise)
-    canvas, taken, report = _render(exposure, placed, normalise, options, progress)
+    canvas, taken, report = _render(exposure, placed, normalise, options, progress, winged)
     _forget_what_did_not_land(placed.truth, placed.rows, report)
     # The canvas becomes the new image, in place: allocating one more plane takes longer than filling it.
     planes = new_planes(exposure, canvas.model, new_variance=gain is not None, new_mask=options.mark_injected)
@@ -370,6 +386,7 @@ def _render(
     normalise: Callable[[PSF | None], Normalisation],
     options: InjectionOptions,
     progress: Callable[[int], None] | None,
+    winged: WingedImage | None = None,
 ) -> tuple[Canvas, NDArray[np.float32] | None, RenderReport]:
     """Draw sources on a canvas; those that would make pixels infinite or NaN are flagged and left out.
 
@@ -380,19 +397,24 @@ def _render(
     drawn = np.ones(len(sources), dtype=np.bool_)
     while True:
         canvas, rows = Canvas.empty(exposure.shape, exposure.xy0), np.flatnonzero(drawn)
-        report, taken = draw_sources(
-            exposure,
-            sources if drawn.all() else subset(sources, drawn),
-            placed.into[drawn],
-            placed.template,
-            canvas,
-            normalisation,
-            normalise,
-            template_flux=None if placed.template_flux is None else placed.template_flux[drawn],
-            flux_tolerance=options.flux_tolerance,
-            stars=options.stars,
-            galaxies=options.galaxies,
-            progress=progress,
+        chosen = sources if drawn.all() else subset(sources, drawn)
+        report, taken = (
+            (winged.draw(chosen, canvas, progress), None)
+            if winged is not None
+            else draw_sources(
+                exposure,
+                chosen,
+                placed.into[drawn],
+                placed.template,
+                canvas,
+                normalisation,
+                normalise,
+                template_flux=None if placed.template_flux is None else placed.template_flux[drawn],
+                flux_tolerance=options.flux_tolerance,
+                stars=options.stars,
+                galaxies=options.galaxies,
+                progress=progress,
+            )
         )
         # The sum of what a source adds is not finite if any of its pixels is not. It exceeds its flux many times only
         # for a broken PSF, a sum of large images that nearly cancel.

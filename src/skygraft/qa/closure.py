@@ -24,6 +24,7 @@ from skygraft.injection.roles import Role
 from skygraft.jit import compiled
 from skygraft.noise import NoiseCorrelation
 from skygraft.photometry import aperture_flux, enclosed_flux, parse_radius, require_reference
+from skygraft.qa.wing_light import core_sizes, light_of_wings
 from skygraft.wcs import pixel_scale
 
 __all__ = ["ClosureSummary", "Verdict", "isolated", "measure_closure", "summarize_closure"]
@@ -124,7 +125,11 @@ def measure_closure(
     whole = ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
     star = drawn & whole & (np.asarray(truth["source_type"]).astype(str) == "Star")
     stars_only = catalog is not None or difference is not None
-    reach = np.where(star | (not stars_only), np.asarray(truth["stamp_size"]), 0)
+    how = options or InjectionOptions()
+    sizes = np.asarray(getattr(truth["stamp_size"], "value", truth["stamp_size"]))
+    # The wings of other stars are subtracted: only their cores count as neighbours.
+    sizes = np.where(star, core_sizes(before, how, sizes), sizes)
+    reach = np.where(star | (not stars_only), sizes, 0)
     pixels: NDArray[Any] | None = difference
     if pixels is None:
         pixels = after.image.astype(np.float64) - before.image.astype(np.float64)
@@ -136,13 +141,13 @@ def measure_closure(
         rows = np.sort(rows[np.argsort(-_plain(truth["inst_flux"])[rows], kind="stable")][:most])
     x, y = _plain(truth["x"])[rows], _plain(truth["y"])[rows]
     flux = aperture_flux(pixels, x, y, radius, xy0=before.xy0) if rows.size else np.zeros(0)
+    flux = flux - light_of_wings(before, how, truth, star, rows, radius)
     measured = np.isfinite(flux) & (flux > 0)
     rows, x, y, flux = rows[measured], x[measured], y[measured], flux[measured]
     calib = before.photo_calib
     assert calib is not None
     # Relative to the expected flux: with the measured flux, stars that fluctuated upwards would seem less noisy.
     flux_in = _plain(truth["inst_flux"])[rows]
-    how = options or InjectionOptions()
     correlation = None
     if gain is None:
         correlation = image_noise(before, "white" if how.conventions == LSST else how.coadd_noise).correlation
@@ -283,17 +288,19 @@ def isolated(
     result = np.zeros(len(position), dtype=bool)
     if not keep.any():
         return result
-    u, v = (position[keep] - position[keep].min(axis=0)).T
     total, half = total[keep], size[keep] / 2
     # Cells so large that a stamp that can reach an aperture is in the same one or in one beside it; in each the
     # brightest come first, because one neighbour tells as well as thousands that a source is not alone.
-    cell = max(float(half.max()) + radius + 1.0, float(max(u.max(), v.max())) / _MOST_CELLS)
-    columns = int(u.max() / cell) + 1
-    cells = (v / cell).astype(np.int64) * columns + (u / cell).astype(np.int64)
+    place = position[keep] - position[keep].min(axis=0)
+    extent = place.max(axis=0)
+    cell = max(float(half.max()) + radius + 1.0, float(extent.max()) / _MOST_CELLS)
+    columns = int(extent[0] / cell) + 1
+    cells = (place[:, 1] / cell).astype(np.int64) * columns + (place[:, 0] / cell).astype(np.int64)
     order = np.lexsort((-total, cells))
-    starts = np.searchsorted(cells[order], np.arange(columns * (int(v.max() / cell) + 1) + 1))
+    starts = np.searchsorted(cells[order], np.arange(columns * (int(extent[1] / cell) + 1) + 1))
+    xs, ys, fluxes, halves = (np.ascontiguousarray(v[order]) for v in (place[:, 0], place[:, 1], total, half))
     alone = np.empty(len(order), dtype=np.bool_)
-    alone[order] = _alone(u[order], v[order], total[order], half[order], starts, columns, cell, radius, contamination)
+    alone[order] = _alone(xs, ys, fluxes, halves, starts, columns, cell, radius, contamination)
     result[keep] = alone
     return result
 
