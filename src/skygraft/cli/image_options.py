@@ -24,6 +24,7 @@ __all__ = [
     "format_options",
     "psf_of",
     "read_image",
+    "wings_of",
 ]
 
 _OWN_OPTIONS = {
@@ -51,7 +52,9 @@ Aperture = Annotated[
         show_default=False,
     ),
 ]
-FormatName = Annotated[str, typer.Option("--format", help="Format of the image.")]
+FormatName = Annotated[
+    str, typer.Option("--format", help="Format of the image, or the class of one of your own (my_module:MyFormat).")
+]
 Psf = Annotated[
     str | None,
     typer.Option(
@@ -134,6 +137,30 @@ def psf_of(text: str | None) -> Any:
         if colon and not Path(text).exists():
             return {"kind": kind, "fwhm": fwhm.strip()}
     return text
+
+
+def wings_of(text: str | None) -> Any:
+    """Return the settings of ``--wings``: of a YAML file, or given as YAML; None for none."""
+    if text is None:
+        return None
+    from skygraft.config.yaml_schema import parse_yaml, read_yaml
+    from skygraft.injection.wing_settings import WingSettings
+    from skygraft.yaml_text import YamlError
+
+    path = Path(text)
+    folder = None
+    if not text.lstrip().startswith("{") and "\n" not in text:
+        content, folder = read_yaml(path, "file of wings"), path.parent
+    else:
+        try:
+            content = parse_yaml(text)
+        except YamlError as error:
+            raise fail(f"--wings: the text is no YAML ({str(error).lstrip(' :')})", code=2) from None
+    # The section itself, or what holds it in a campaign file.
+    for key in ("injection", "wings"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    return WingSettings.of(content, folder)
 
 
 def read_image(
