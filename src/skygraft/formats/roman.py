@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError, FormatError, PsfError, UncalibratedImageError
 from skygraft.exposure import COADD_NOISE, PHOTON_VARIANCE, DataId, Exposure, VisitInfo, make_planes
-from skygraft.formats.asdf_blocks import AsdfArray, is_asdf, map_asdf, rewrite_asdf
+from skygraft.formats.asdf_blocks import AsdfArray, is_asdf, map_asdf
+from skygraft.formats.asdf_rewrite import rewrite_asdf
 from skygraft.formats.base import (
     CAUTION,
     FILES,
