@@ -45,6 +45,7 @@ from skygraft.formats.fits_zeropoint import ZEROPOINT_KEYS
 from skygraft.formats.space import SpaceFitsFormat, companion_hdu, first_number, middle_of, required
 from skygraft.formats.space_flags import HST_BITS, stem_of
 from skygraft.photometry import PhotoCalib, PixelAreaField, ReferenceCandidate, parse_unit, summed_unit
+from skygraft.places import is_file
 from skygraft.wcs import has_wcs
 
 __all__ = ["HstFormat", "HstOptions"]
@@ -344,7 +345,7 @@ def _weights(path: Path, image: HduInfo, hdus: Sequence[HduInfo], given: FitsOpt
     for name in names:
         for end in dict.fromkeys((ending, ".fits", ".fits.gz")):
             other = path.with_name(name + end)
-            if name != stem and other.is_file():
+            if name != stem and is_file(other):
                 flat = [hdu for hdu in list_hdus(other) if hdu.shape == image.shape]
                 if len(flat) == 1:
                     return flat[0].plane("weight", other)

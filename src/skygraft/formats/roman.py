@@ -41,6 +41,7 @@ from skygraft.formats.space_flags import ROMAN_BITS, add_marks, add_no_data, mar
 from skygraft.formats.space_noise import added_variance
 from skygraft.noise import CoaddNoise
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, parse_unit, summed_unit
+from skygraft.places import is_file
 from skygraft.wcs import GwcsWcs, check_pixel_scale, pixel_scale
 
 __all__ = ["RomanFormat", "RomanOptions"]
@@ -242,7 +243,7 @@ class RomanFormat(Format):
                     key=names[0],
                     fix=f"Give the file as the pipeline wrote it, or read it without ({option}=False)",
                 )
-        return _Opened(path, tree, marks if marks.is_file() else None)
+        return _Opened(path, tree, marks if is_file(marks) else None)
 
     def _data_id(self, opened: _Opened, given: RomanOptions) -> DataId:
         tree = opened.tree

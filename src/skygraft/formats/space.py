@@ -36,6 +36,7 @@ from skygraft.formats.space_flags import add_marks, add_no_data, marks_file, mar
 from skygraft.formats.space_noise import added_variance
 from skygraft.noise import CoaddNoise
 from skygraft.photometry import ReferenceCandidate
+from skygraft.places import is_file
 
 __all__ = ["SpaceFitsFormat", "companion_hdu", "first_number", "middle_of", "required"]
 
@@ -100,7 +101,7 @@ class SpaceFitsFormat(FitsFormat):
             flags = self._flags(path, image, hdus)
             layout = dataclasses.replace(layout, mask=None if flags is None else flags.plane("mask", path))
         marks = marks_file(path)
-        return dataclasses.replace(layout, marks=marks if marks.is_file() else None)
+        return dataclasses.replace(layout, marks=marks if is_file(marks) else None)
 
     def _mask(self, opened: OpenedImage, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
         shape = opened.image.shape or (0, 0)
