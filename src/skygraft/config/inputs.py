@@ -126,7 +126,12 @@ class CalibrationConfig(Section):
         odd = [field for _, field, form, conversion in parts if field not in given or form or conversion]
         if odd:
             raise ValueError(f"psf is {self.psf!r}; only {{stem}} and {{name}} can stand in it, not {odd[0]!r}")
-        return image.parent / "".join(text + given[field] for text, field, _, _ in parts)
+        name = "".join(text + given[field] for text, field, _, _ in parts)
+        if is_url(name):
+            from skygraft.places import beneath
+
+            return beneath(image, name)
+        return image.parent / name
 
     def photo_calib(self) -> dict[str, Any] | None:
         """Return the calibration that replaces the image's own, as `read_exposure` takes it; None if there is none."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from skygraft.errors import ConfigError
 from skygraft.photometry import PhotoCalib
+from skygraft.places import bring, is_place
 from skygraft.psf import PSF, GaussianPSF, MoffatPSF, read_psfex
 
 __all__ = ["GivenPhotoCalib", "GivenPsf", "make_photo_calib", "make_psf"]
@@ -73,7 +74,7 @@ def make_psf(given: GivenPsf, pixel_scale: float) -> PSF:
     if isinstance(given, PSF):
         return given
     if isinstance(given, str | os.PathLike):
-        return read_psfex(given)
+        return read_psfex(bring(given) if is_place(given) else given)
     if not isinstance(given, Mapping):
         raise ConfigError(
             f"psf is {given!r}; a PSF, the path of a PSFEx model, or a mapping with a 'kind' is needed", key="psf"
