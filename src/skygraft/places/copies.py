@@ -276,8 +276,7 @@ def find_copies(pattern: str, scratch: Scratch | None = None) -> list[Path]:
     matches = re.compile(_regular(rest)).fullmatch
     found = scratch.store.listing(top, deep="/" in rest)
     start = len(top) + 1
-    paths = sorted(note(url, identity, scratch) for url, identity in found.items() if matches(url[start:]))
-    return paths
+    return sorted(note(url, identity, scratch) for url, identity in found.items() if matches(url[start:]))
 
 
 def _regular(pattern: str) -> str:
