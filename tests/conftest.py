@@ -26,6 +26,8 @@ for _number, _handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signa
 _SECONDS = {"cluster": 30.0, "slow": 8.0, "dask": 2.0}
 
 
+# Before xdist's own, which makes groups of the marks that it finds: after it they group nothing.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the reference data, so that ``-m "not data"`` leaves it out, and what one process must run.
 
