@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-RAN: list[int] = []
+ran: list[int] = []
 
 
 @pytest.mark.parametrize("number", range(6))
 def test_those_before_ran_here(number: int, request: pytest.FixtureRequest) -> None:
-    chosen = [item.callspec.params["number"] for item in request.session.items if item.path == request.path]  # type: ignore[attr-defined]
-    RAN.append(number)
-    assert RAN == chosen[: chosen.index(number) + 1]
+    chosen = [item.callspec.params["number"] for item in request.session.items if item.path == request.path]
+    ran.append(number)
+    assert ran == chosen[: chosen.index(number) + 1]
