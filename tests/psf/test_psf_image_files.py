@@ -253,7 +253,7 @@ def psfield(path, rng, status=(0, 0, 1, 0, 3), n_images=4):
     """A psField file, as the SDSS's photo pipeline writes them."""
     hdus = [fits.PrimaryHDU()]
     for _ in range(5):
-        rows = rng.normal(0, 1e-3, (n_images, 51 * 51))
+        rows = rng.normal(0, 1e-4, (n_images, 51 * 51))
         rows[0] += spot(51, 1, 1.3).ravel()
         c = rng.normal(0, 0.05, (n_images, 5, 5))
         c[0, 0, 0] = 1

@@ -37,6 +37,13 @@ _OWN_OPTIONS = {
     "hdu": "--hdu",
 }
 
+
+def _readable(text: str | None) -> str | None:
+    """Refuse settings of a PSF that are no YAML before an image is read."""
+    psf_of(text)
+    return text
+
+
 Aperture = Annotated[
     str | None,
     typer.Option(
@@ -45,11 +52,15 @@ Aperture = Annotated[
         show_default=False,
     ),
 ]
-FormatName = Annotated[str, typer.Option("--format", help="Format of the image.")]
+FormatName = Annotated[
+    str, typer.Option("--format", help="Format of the image, or the class of one of your own (my_module:MyFormat).")
+]
 Psf = Annotated[
     str | None,
     typer.Option(
-        help="PSF to use instead of the image's own: a PSFEx file, 'moffat:0.9 arcsec' or 'gaussian:3.5 pix' (FWHM).",
+        help="PSF to use instead of the image's own: its file, 'moffat:0.9 arcsec' or 'gaussian:3.5 pix' (FWHM), or "
+        "settings such as '{path: psf.fits, oversampling: 4}'.",
+        callback=_readable,
         show_default=False,
     ),
 ]
@@ -112,7 +123,15 @@ def format_options(
 
 
 def psf_of(text: str | None) -> Any:
-    """Return what ``--psf`` says: a file, or kind and FWHM of an analytic PSF."""
+    """Return what ``--psf`` says: a file, kind and FWHM of an analytic PSF, or settings in YAML."""
+    if text is not None and text.lstrip().startswith("{") and not Path(text).exists():
+        from skygraft.config.yaml_schema import parse_yaml
+        from skygraft.yaml_text import YamlError
+
+        try:
+            return parse_yaml(text)
+        except YamlError as error:
+            raise fail(f"--psf {text}: no YAML ({str(error).lstrip(' :')})", code=2) from None
     if text is not None:
         kind, colon, fwhm = text.partition(":")
         if colon and not Path(text).exists():

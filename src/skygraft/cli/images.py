@@ -37,6 +37,7 @@ from skygraft.cli.image_options import (
     Psf,
     Zeropoint,
     format_options,
+    psf_of,
     read_image,
     wings_of,
 )
@@ -134,6 +135,8 @@ def inspect(
     Example:  skygraft inspect skygraft-demo/survey/calexp-1002-0.fits
     """
     from skygraft.cli.describe import describe_rows
+    from skygraft.place_names import shown_place
+    from skygraft.places import given_path
     from skygraft.processes import careful_map
 
     look = _Inspector(format, aperture, psf, zeropoint, hdu, format_options(option, ccds, allow_pickle))
@@ -141,7 +144,7 @@ def inspect(
     if json:
         emit_json(content)
     else:
-        show_rows(describe_rows(content), str(image))
+        show_rows(describe_rows(content), shown_place(given_path(image)))
 
 
 @command
@@ -229,13 +232,14 @@ def inject(
     from skygraft.disk import atomic_path
     from skygraft.errors import InjectionError
     from skygraft.formats import write_exposure
+    from skygraft.formats.given import psf_files
     from skygraft.injection import inject as inject_sources
     from skygraft.injection.coadd_noise import noise_words
     from skygraft.injection.winged import describe_wings
 
     if truth is not None and truth.suffix not in (".parquet", ".ecsv", ".fits", ".csv"):
         raise fail(f"{truth}: a truth table is .parquet, .ecsv, .fits or .csv", code=2)
-    inputs = [image, catalog, *([Path(psf)] if psf is not None else []), *(ccds or ())]
+    inputs = [image, catalog, *psf_files(psf_of(psf)), *(ccds or ())]
     _check_outputs([path for path in (output, truth) if path is not None], inputs, overwrite)
     by_aperture = flux_mode is FluxMode.aperture
     options = format_options(option, ccds, allow_pickle)
@@ -306,8 +310,15 @@ def _check_outputs(outputs: list[Path], inputs: list[Path], overwrite: bool) -> 
     """Raise, before any work is done, if an output would replace something or cannot be written."""
     from skygraft.errors import OutputError, OutputExistsError
     from skygraft.formats.base import refuse_overwrite
+    from skygraft.places import given_path, is_place
 
     for path in outputs:
+        if is_place(path):
+            raise OutputError(
+                "this command writes files of this machine",
+                path=given_path(path),
+                fix="Name one; a campaign writes to stores (output: in its YAML file)",
+            )
         refuse_overwrite(path, inputs, overwrite=overwrite)
         if not path.parent.is_dir():
             raise OutputError(f"there is no directory {str(path.parent)!r}", path=path, fix="Make it first")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
-from astropy.table import QTable
+from astropy.table import Column, QTable
 from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, count_flags
@@ -22,7 +22,7 @@ from skygraft.catalog.truth_columns import TRUTH_COLUMNS
 from skygraft.conventions import LSST, Conventions, conventions_record
 from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import ConfigError
-from skygraft.exposure import PHOTON_VARIANCE, Exposure
+from skygraft.exposure import Exposure
 from skygraft.injection import lsst
 from skygraft.injection.calibrating import (
     ImageNormalisation,
@@ -35,7 +35,7 @@ from skygraft.injection.calibrating import (
 )
 from skygraft.injection.coadd_noise import image_noise, noise_words
 from skygraft.injection.differences import draw_sources, refuse_template
-from skygraft.injection.marking import Drawn, check_planes, mark, new_planes
+from skygraft.injection.marking import Drawn, check_planes, mark, new_planes, with_planes
 from skygraft.injection.options import CoaddNoise, InjectionOptions, Position, takes_settings
 from skygraft.injection.placing import Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
@@ -48,7 +48,7 @@ from skygraft.psf import PSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
 from skygraft.render.engines import GalaxyEngine, StarEngine
 from skygraft.timedomain.light_curves import LightCurves
-from skygraft.wcs import pixel_scale
+from skygraft.wcs import pixel_scales
 
 __all__ = ["Injection", "inject"]
 
@@ -200,9 +200,11 @@ def inject(
         Add the mask planes INJECTED (pixels that a source changes visibly) and INJECTED_CORE (3 x 3 pixels at each
         source). They say where the fakes are, not that their pixels are bad. Use False for software that ignores
         every pixel whose mask is not zero.
-    stars : {"precise", "fast", "galsim"}
+    stars : {"precise", "fast", "grid", "stamps", "galsim"}
         How stars are shifted by fractions of a pixel: exact to single precision; half again as fast, to 2e-4 of their
-        peak where the FWHM is 3 pixels or more; or by GalSim.
+        peak where the FWHM is 3 pixels or more; or by GalSim. Where there are very many, ``precise`` and ``fast`` draw
+        them together on a grid (see Crowded fields in the documentation): ``grid`` does so where there are few, too,
+        and ``stamps`` nowhere.
     galaxies : {"fast", "precise", "galsim"}
         How Sérsic profiles are drawn: to 3e-4 of their peak where the FWHM is 3 pixels or more; to 5e-5, which takes
         longer; or by GalSim, which draws all other profiles in any case.
@@ -275,7 +277,9 @@ def inject(
         role=role,
         light_curves=curves,
         on_bad=on_bad,
+        of_stars=like_lsst or "galsim" in (opts.stars, opts.galaxies),
     )
+    del table  # of ten million rows it takes half a gigabyte
     if like_lsst:
         if placed.template is not None:
             refuse_template(exposure, "LSST's conventions", "draw in skygraft's own conventions")
@@ -308,17 +312,7 @@ def inject(
         summary["difference"] = placed.template.describe(sources, placed.into)
     if winged is not None:
         winged.note(summary, truth)
-    return Injection(_with_planes(exposure, drawn.planes), truth, summary)
-
-
-def _with_planes(exposure: Exposure, planes: Any) -> Exposure:
-    """The exposure with new planes, and the variance of the new light in the part that is photon noise."""
-    photons, before = exposure.extra.get(PHOTON_VARIANCE), exposure.variance
-    if photons is None or before is None or planes["variance"].values is before:
-        return exposure.replace(planes=planes)
-    after = planes["variance"].values
-    photons = np.where(np.isfinite(before) & (after != before), photons + (after - before), photons)
-    return exposure.replace(planes=planes, extra={**exposure.extra, PHOTON_VARIANCE: photons})
+    return Injection(with_planes(exposure, drawn.planes), truth, summary)
 
 
 def _light_of(exposure: Exposure, options: InjectionOptions) -> Callable[[Sources], Reach]:
@@ -454,13 +448,19 @@ def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: Ren
 
 
 def _report_into(truth: QTable, rows: NDArray[np.intp], report: RenderReport, exposure: Exposure) -> None:
-    for column in TRUTH_COLUMNS:
-        if column.before is not None and column.name != "psf_fwhm":
-            truth[column.name][rows] = getattr(report, column.name)
     truth["flags"][rows] |= report.flags
-    if rows.size:
-        scale = pixel_scale(exposure.wcs, truth["x"][rows], truth["y"][rows])
-        truth["psf_fwhm"][rows] = report.psf_fwhm * scale * u.arcsec
+    report.psf_fwhm *= pixel_scales(exposure.wcs, *(np.asarray(truth[name])[rows] for name in ("x", "y")))
+    for column in TRUTH_COLUMNS:
+        if column.before is None:
+            continue
+        found = getattr(report, column.name)
+        if len(rows) == len(truth):  # no second copy of ten million rows
+            whole = found
+        else:
+            whole = np.full(len(truth), column.before, dtype=found.dtype)
+            whole[rows] = found
+        content = u.Quantity(whole, column.unit, copy=False) if column.quantity else Column(whole, copy=False)
+        truth.replace_column(column.name, content)
 
 
 def _summary(
