@@ -19,7 +19,7 @@ from skygraft.catalog import Flag, count_flags
 from skygraft.conventions import LSST, Conventions, conventions_record
 from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import ConfigError
-from skygraft.exposure import PHOTON_VARIANCE, Exposure
+from skygraft.exposure import Exposure
 from skygraft.injection import lsst
 from skygraft.injection.calibrating import (
     ImageNormalisation,
@@ -33,7 +33,7 @@ from skygraft.injection.calibrating import (
 from skygraft.injection.coadd_noise import image_noise, noise_words
 from skygraft.injection.differences import draw_sources, refuse_template
 from skygraft.injection.drawn_columns import forget_what_did_not_land, report_into
-from skygraft.injection.marking import Drawn, check_planes, mark, new_planes
+from skygraft.injection.marking import Drawn, check_planes, mark, new_planes, with_planes
 from skygraft.injection.options import CoaddNoise, InjectionOptions, Position, takes_settings
 from skygraft.injection.placing import Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
@@ -309,17 +309,7 @@ def inject(
         summary["difference"] = placed.template.describe(sources, placed.into)
     if winged is not None:
         winged.note(summary, truth)
-    return Injection(_with_planes(exposure, drawn.planes), truth, summary)
-
-
-def _with_planes(exposure: Exposure, planes: Any) -> Exposure:
-    """The exposure with new planes, and the variance of the new light in the part that is photon noise."""
-    photons, before = exposure.extra.get(PHOTON_VARIANCE), exposure.variance
-    if photons is None or before is None or planes["variance"].values is before:
-        return exposure.replace(planes=planes)
-    after = planes["variance"].values
-    photons = np.where(np.isfinite(before) & (after != before), photons + (after - before), photons)
-    return exposure.replace(planes=planes, extra={**exposure.extra, PHOTON_VARIANCE: photons})
+    return Injection(with_planes(exposure, drawn.planes), truth, summary)
 
 
 def _light_of(exposure: Exposure, options: InjectionOptions) -> Callable[[Sources], Reach]:
