@@ -35,7 +35,8 @@ def test_a_crowd_costs_less_than_its_stars_one_by_one():
     assert _saved_seconds(100_000, 16.8) == 0.0
     assert 180 < _saved_seconds(10_000_000, 16.8) < 190  # of 250 seconds
     for images, kernel in ((1, (25, 25)), (1, (101, 101)), (10, (45, 45)), (40, (45, 45))):
-        tiling = Tiling.of((4096, 4096), kernel)
+        tiling = Tiling.of((4096, 4096), kernel, images)
         least = least_stars(images, tiling, kernel)
         assert 4096 <= least < 0.2 * tiling.tile**2
     assert Tiling.of((4096, 4096), (1501, 1501)) is None
+    assert Tiling.of((4096, 4096), (45, 45), 1000) is None

@@ -125,7 +125,7 @@ def draw_crowded(
     """
     if not isinstance(psf, LinearPSF) or painter.draws_between_pixels:
         return rows
-    tiling = Tiling.of((canvas.model.shape[0], canvas.model.shape[1]), psf.shape)
+    tiling = Tiling.of((canvas.model.shape[0], canvas.model.shape[1]), psf.shape, len(psf.basis))
     if tiling is None:
         return rows
     least = 1 if always else least_stars(len(psf.basis), tiling, psf.shape)

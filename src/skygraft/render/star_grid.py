@@ -43,6 +43,8 @@ _FADE = 8
 """Pixels beyond the frame over which what rings there fades; a stamp ends at the frame's edge."""
 _PARTS, _POINTS = 16, 6
 """Places to a pixel for which sums of parts of a kernel are known, and how many of them interpolate between them."""
+_BYTES, _MOST_BYTES = 64, 600e6
+"""Bytes of a grid and of a transform for each pixel of a transform and each basis image, and how many there may be."""
 _CELL = 32
 """Pixels of a side of a cell, whose part of the grid is in the processor's cache."""
 _SIZES = (192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
@@ -74,14 +76,22 @@ class Tiling(NamedTuple):
     columns: int
 
     @classmethod
-    def of(cls, shape: tuple[int, int], kernel: tuple[int, int]) -> Tiling | None:
-        """Choose tiles for an image of some rows and columns, and kernels of some; None for kernels too large."""
+    def of(cls, shape: tuple[int, int], kernel: tuple[int, int], images: int = 1) -> Tiling | None:
+        """Choose tiles for an image and a PSF; None where the kernels are too large, or too many.
+
+        Parameters
+        ----------
+        shape, kernel : (int, int)
+            Rows and columns of the image, and of kernels.
+        images : int
+            Basis images of the PSF.
+        """
         beyond = max(kernel) // 2 + 2
         pad = max(kernel) // 2 + _MARGIN + _FADE + _WIDTH // (2 * _FINE) + 1
         found: list[tuple[int, Tiling]] = []
         for size in _SIZES:
             most = size - 2 * pad
-            if 3 * most < size:
+            if 3 * most < size or _BYTES * images * size**2 > _MOST_BYTES:
                 continue
             whole = [n + 2 * beyond for n in shape]
             tile = max(-(-n // -(-n // most)) for n in whole)
@@ -118,21 +128,7 @@ class StarGrid:
     def takes(
         kernel: tuple[int, int], canvas: Canvas, x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
-        """Which stars can be drawn on a grid: those whose frame is cut by no more than one edge of the canvas.
-
-        Parameters
-        ----------
-        kernel : (int, int)
-            Rows and columns of the PSF's kernels.
-        canvas : Canvas
-            The image.
-        x, y : ndarray, shape (N,)
-            Parent pixel coordinates.
-
-        Returns
-        -------
-        ndarray of bool, shape (N,)
-        """
+        """Which stars, shape (N,), a grid takes: those whose frame is cut by no more than one edge of the canvas."""
         rows, columns = canvas.model.shape
         cuts = np.zeros(len(x), dtype=np.int8)
         for at, n, n_kernel, first in ((x, columns, kernel[1], canvas.x0), (y, rows, kernel[0], canvas.y0)):
