@@ -11,6 +11,7 @@ import yaml
 from astropy.io import fits
 from typer.testing import CliRunner
 
+from kits.coadd_tiles import write_psfex
 from kits.http_kit import FileServer
 from kits.plain_images import write_plain_image
 from kits.tiny_campaign import DEC, RA, write_tiny_campaign
@@ -18,9 +19,11 @@ from skygraft.campaign import Campaign
 from skygraft.catalog import read_catalog
 from skygraft.cli import app
 from skygraft.config.campaign import parse_config
+from skygraft.config.inputs import CalibrationConfig
 from skygraft.errors import ConfigError
 from skygraft.formats import read_exposure
-from skygraft.places import copies
+from skygraft.place_names import url_of as url_for
+from skygraft.places import bring, copies, is_file
 from skygraft.survey import index_images
 
 
@@ -136,3 +139,15 @@ def test_the_work_folder_can_be_chosen(tmp_path: Path) -> None:
     assert config.output.is_relative_to(tmp_path / "here")
     assert config.resolved()["output"] == "s3://b/o" and config.resolved()["work"] == str(tmp_path / "here")
     assert parse_config(config.resolved()).output == config.output
+
+
+def test_a_psf_at_a_url(survey: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    write_psfex(tmp_path / "models/image-000.psf")
+    folder, image = url_of(tmp_path / "models"), survey / "raw/image-000.fits"
+    here = read_exposure(image, psf=tmp_path / "models/image-000.psf")
+    there = read_exposure(url_of(image), psf=f"{folder}/image-000.psf")
+    assert here.psf is not None and there.psf is not None
+    assert np.array_equal(here.psf.kernels(10.0, 10.0), there.psf.kernels(10.0, 10.0))
+    of_image = CalibrationConfig(psf=f"{folder}/{{stem}}.psf").psf_of(bring(url_of(image)))
+    assert isinstance(of_image, Path) and is_file(of_image) and url_for(of_image) == f"{folder}/image-000.psf"

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from skygraft.errors import PsfError
-from skygraft.places import is_file
+from skygraft.fitsfile.packed import PACKED_SUFFIXES
+from skygraft.place_names import is_url
+from skygraft.places import beneath, is_file
 
 __all__ = ["check_template", "psf_of_image", "psf_templates"]
 
@@ -109,7 +111,9 @@ def psf_of_image(given: Any, image: Path, root: Path | None, known: Mapping[str,
 
 
 def _file(text: str, image: Path, root: Path | None, known: Mapping[str, Any]) -> Path:
-    stem = image.name.removesuffix(".fz").removesuffix(".gz")
+    stem = image.name.removesuffix(".fz")
+    for suffix in PACKED_SUFFIXES:
+        stem = stem.removesuffix(suffix)
     values: dict[str, Any] = {"stem": Path(stem).stem, "name": image.name}
     values |= {field: known.get(name) for field, name in _KNOWN.items()}
     name = ""
@@ -127,6 +131,8 @@ def _file(text: str, image: Path, root: Path | None, known: Mapping[str, Any]) -
             )
         number = int(value) if form and str(value).lstrip("-").isdecimal() else None
         name += str(value) if number is None else format(number, form)
+    if is_url(name):
+        return beneath(image, name)
     beside = image.parent / name
     if root is not None and not is_file(beside) and is_file(root / name):
         return root / name

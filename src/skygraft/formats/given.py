@@ -13,6 +13,7 @@ from skygraft.errors import ConfigError, PsfError
 from skygraft.formats.psf_kinds import KINDS, call_kind, check_psf_keys, is_psfex_file, read_psf_file
 from skygraft.formats.psf_target import PsfTarget
 from skygraft.photometry import PhotoCalib
+from skygraft.places import bring, is_place
 from skygraft.psf import PSF, GaussianPSF, MoffatPSF
 
 __all__ = [
@@ -177,13 +178,18 @@ def make_psf(given: GivenPsf, pixel_scale: float, target: PsfTarget | None = Non
     if isinstance(given, PSF):
         return given
     if isinstance(given, str | os.PathLike):
-        return read_psf_file(Path(given), None, {}, target)
+        return read_psf_file(_local(given), None, {}, target)
     kind = check_psf_keys(given)
     if kind in ("gaussian", "moffat"):
         return _analytic(given, pixel_scale)
     if kind is None or (kind in KINDS and KINDS[kind].read is not None):
-        return read_psf_file(Path(given["path"]), kind, given, target)
+        return read_psf_file(_local(given["path"]), kind, given, target)
     return call_kind(kind, given, target)
+
+
+def _local(path: str | os.PathLike[str]) -> Path:
+    """The file of a PSF on this machine: itself, or the copy of one in a store."""
+    return Path(bring(path)) if is_place(path) else Path(path)
 
 
 def _of_band(given: Mapping[str, Any], target: PsfTarget | None) -> Any:

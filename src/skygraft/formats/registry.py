@@ -251,6 +251,7 @@ def _prepare(
     path: StrPath, format: str, psf: GivenPsf | None, hdu: int | str | None, options: Mapping[str, Any]
 ) -> tuple[Format, dict[str, Any], GivenPsf | None]:
     """Return the format, its reading options, and the PSF if it is not one of these options."""
+    psf = bring(psf) if isinstance(psf, str | os.PathLike) and is_place(psf) else psf
     with fits_errors(path):
         fmt = _format_for(path, format)
     asked = dict(options)

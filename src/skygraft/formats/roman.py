@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError, FormatError, PsfError, UncalibratedImageError
 from skygraft.exposure import COADD_NOISE, PHOTON_VARIANCE, DataId, Exposure, VisitInfo, make_planes
-from skygraft.formats.asdf_blocks import AsdfArray, is_asdf, map_asdf, rewrite_asdf
+from skygraft.formats.asdf_blocks import AsdfArray, is_asdf, map_asdf
+from skygraft.formats.asdf_rewrite import rewrite_asdf
 from skygraft.formats.base import (
     CAUTION,
     FILES,
@@ -173,6 +174,8 @@ class RomanFormat(Format):
             photo_calib=found.photo_calib,
             data_id=self._data_id(opened, given),
             visit_info=self._visit_info(opened, given),
+            gain=found.gain,
+            gain_origin=found.gain_origin,
             path=opened.path,
             format=self.name,
             header=tree.as_dict(),
@@ -244,9 +247,11 @@ class RomanFormat(Format):
 
     def _data_id(self, opened: _Opened, given: RomanOptions) -> DataId:
         tree = opened.tree
-        band, detector = tree.text("instrument", "optical_element"), tree.text("instrument", "detector")
+        # Mosaics of the first versions of the schema have them among their basic information.
+        band = tree.text("instrument", "optical_element") or tree.text("basic", "optical_element")
+        detector = tree.text("instrument", "detector")
         return DataId(
-            instrument=tree.text("instrument", "name"),
+            instrument=tree.text("instrument", "name") or tree.text("basic", "instrument"),
             detector=None if tree.is_mosaic else detector,
             band=given.band or (None if band is None else band_name(band)),
             name=stem_of(opened.path),
@@ -269,6 +274,8 @@ class RomanFormat(Format):
             photo_calib = PhotoCalib(njy, summed_unit(unit.name), candidates=(ROMAN_REFERENCE,))
         except CalibrationError as error:
             missing = error
+        seconds = self._visit_info(opened, given).exposure_time
+        electrons = unit.kind == "electrons" and unit.per_second and seconds is not None
         return ImageCalibration(
             unit=unit.name,
             wcs=wcs,
@@ -277,7 +284,9 @@ class RomanFormat(Format):
             no_photo_calib=missing,
             candidates=(ROMAN_REFERENCE,),
             no_psf=no_space_psf(opened.path, "Roman"),
-            no_gain=_NO_GAIN,
+            gain=seconds if electrons else None,
+            gain_origin="the image is in electrons per second: the exposure time" if electrons else "",
+            no_gain="" if electrons else _NO_GAIN,
             has_variance=given.variance and bool(tree.arrays.keys() & set(_NOISE)),
             n_files=2,
         )

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from skygraft.catalog import Flag, count_flags
 from skygraft.conventions import LSST, Conventions, conventions_record
 from skygraft.display import Rows, html_table, text_table
-from skygraft.errors import ConfigError, InjectionError
-from skygraft.exposure import PHOTON_VARIANCE, Exposure
+from skygraft.errors import ConfigError
+from skygraft.exposure import Exposure
 from skygraft.injection import lsst
 from skygraft.injection.calibrating import (
     ImageNormalisation,
@@ -31,15 +31,15 @@ from skygraft.injection.calibrating import (
     require_psf,
 )
 from skygraft.injection.coadd_noise import image_noise, noise_words
-from skygraft.injection.differences import draw_sources
+from skygraft.injection.differences import draw_sources, refuse_template
 from skygraft.injection.drawn_columns import forget_what_did_not_land, report_into
-from skygraft.injection.marking import Drawn, check_planes, mark, new_planes
+from skygraft.injection.marking import Drawn, check_planes, mark, new_planes, with_planes
 from skygraft.injection.options import CoaddNoise, InjectionOptions, Position, takes_settings
 from skygraft.injection.placing import Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
 from skygraft.injection.roles import Role
 from skygraft.injection.stamps import light_per_flux
-from skygraft.injection.winged import WingedImage, describe_wings, refuse_template
+from skygraft.injection.winged import WingedImage, describe_wings, winged_image
 from skygraft.noise import add_flux
 from skygraft.photometry import CalibrationReference, FluxMode, PhotoCalib, describe_reference, require_reference
 from skygraft.psf import PSF
@@ -213,10 +213,7 @@ def inject(
         Add the sources' variance to the variance plane; by default as `noise`. It may differ from `noise` only with
         conventions other than skygraft's own.
     wings : mapping or WingSettings, optional
-        Extended wings that take over from the PSF's kernel at a radius, such as ``{"model": "power_law", "alpha": 3,
-        "join": "12 pix", "outer": "300 arcsec"}``. Kinds are ``moffat``, ``power_law`` and ``profile``; with ``flux:
-        calibrated`` (default) a star's flux inside the calibration aperture is as without wings, with ``flux: total``
-        all its flux is. See the documentation, Extended wings.
+        Extended wings of the PSF, such as ``{"model": "power_law", "alpha": 3, "join": "12 pix"}``; see `WingSettings`.
 
     Returns
     -------
@@ -264,8 +261,7 @@ def inject(
     curves = None if light_curves is None else LightCurves.of(light_curves)
     like_lsst = opts.conventions == LSST
     radius = aperture_radius(exposure, opts)
-    has_wings = opts.wings is not None and exposure.psf is not None
-    winged = WingedImage(exposure, opts, reference, radius) if has_wings else None
+    winged = winged_image(exposure, opts, reference, radius)
     reach = lsst.within_padding if like_lsst else _light_of(exposure, opts) if winged is None else winged.reach
     placed = place(
         exposure,
@@ -283,17 +279,12 @@ def inject(
     del table  # of ten million rows it takes half a gigabyte
     if like_lsst:
         if placed.template is not None:
-            raise InjectionError(
-                "LSST's conventions know no sources in the template of a difference image",
-                path=exposure.path,
-                key="inject_into",
-                fix="Remove the column, or draw in skygraft's own conventions",
-            )
+            refuse_template(exposure, "LSST's conventions", "draw in skygraft's own conventions")
         placed = lsst.drawable(placed, on_bad)
     truth, sources = placed.truth, placed.sources
     require_psf(exposure, sources)
     if winged is not None and placed.template is not None:
-        refuse_template(exposure)
+        refuse_template(exposure, "extended wings", "inject without wings")
     calibrated = reference if opts.flux_mode == "calibrated" else None
     check_soundness(exposure, photo_calib, calibrated, radius)
     if like_lsst:
@@ -317,19 +308,8 @@ def inject(
     if placed.template is not None:
         summary["difference"] = placed.template.describe(sources, placed.into)
     if winged is not None:
-        summary["wings"] = winged.describe()
-        truth.meta["wings"] = describe_wings(summary["wings"])
-    return Injection(_with_planes(exposure, drawn.planes), truth, summary)
-
-
-def _with_planes(exposure: Exposure, planes: Any) -> Exposure:
-    """The exposure with new planes, and the variance of the new light in the part that is photon noise."""
-    photons, before = exposure.extra.get(PHOTON_VARIANCE), exposure.variance
-    if photons is None or before is None or planes["variance"].values is before:
-        return exposure.replace(planes=planes)
-    after = planes["variance"].values
-    photons = np.where(np.isfinite(before) & (after != before), photons + (after - before), photons)
-    return exposure.replace(planes=planes, extra={**exposure.extra, PHOTON_VARIANCE: photons})
+        winged.note(summary, truth)
+    return Injection(with_planes(exposure, drawn.planes), truth, summary)
 
 
 def _light_of(exposure: Exposure, options: InjectionOptions) -> Callable[[Sources], Reach]:

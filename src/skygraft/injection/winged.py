@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from astropy.table import QTable
 from numpy.typing import NDArray
 
 from skygraft.catalog.flags import NOT_DRAWN, Flag, has_flag
-from skygraft.errors import InjectionError, SkygraftError
+from skygraft.errors import SkygraftError
 from skygraft.exposure import Exposure
 from skygraft.injection.options import InjectionOptions
 from skygraft.injection.placing import subset
@@ -35,7 +36,7 @@ from skygraft.render.wing_painter import WingPainter
 from skygraft.render.wing_tables import blur_of
 from skygraft.wcs import pixel_scale
 
-__all__ = ["WingedImage", "describe_wings", "refuse_template"]
+__all__ = ["WingedImage", "describe_wings", "winged_image"]
 
 _AT_ONCE = 64
 _FURTHEST = 1e5
@@ -105,9 +106,10 @@ class WingedImage:
             **{name: value if math.isfinite(value) else None for name, value in found.items()},
         }
 
-    def holds(self, radius: float) -> bool:
-        """Whether there is light of the wings out to a radius in pixels."""
-        return self.wings.reach >= radius
+    def note(self, summary: dict[str, Any], truth: QTable) -> None:
+        """Write what the wings are into the summary of an injection and the metadata of its truth."""
+        summary["wings"] = self.describe()
+        truth.meta["wings"] = describe_wings(summary["wings"])
 
     def _scaled(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> WingScale:
         """Factors at the places of the image that are nearest to some positions; NaN where the PSF has none."""
@@ -373,20 +375,23 @@ def _points(
     return owner, x, y, 1.0 / number[owner]
 
 
-def refuse_template(exposure: Exposure) -> None:
-    """Raise for sources in the template of a difference image.
+def winged_image(
+    exposure: Exposure, options: InjectionOptions, reference: CalibrationReference | None, radius: float | None
+) -> WingedImage | None:
+    """Make the `WingedImage` of an image; None without wings, or without a PSF.
 
-    Raises
-    ------
-    InjectionError
+    Parameters
+    ----------
+    exposure, options, reference, radius
+        As for `WingedImage`.
+
+    Returns
+    -------
+    WingedImage or None
     """
-    raise InjectionError(
-        "wings are given, and sources are to be in the template of a difference image (inject_into), whose PSF they "
-        "are not the wings of",
-        path=exposure.path,
-        key="wings",
-        fix="Remove the column, or inject without wings",
-    )
+    if options.wings is None or exposure.psf is None:
+        return None
+    return WingedImage(exposure, options, reference, radius)
 
 
 def describe_wings(record: Mapping[str, Any]) -> str:

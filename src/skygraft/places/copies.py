@@ -123,7 +123,17 @@ def note(url: str, identity: FileIdentity, scratch: Scratch) -> Path:
     same = now is not None and now.mtime_ns == identity.mtime_ns and identity.n_bytes in (now.n_bytes, -1)
     if not same:
         write_stub(path, identity)
+        return path
+    # Its time of last access is when it was seen in the store, for all processes of this machine.
+    os.utime(path, ns=(time.time_ns(), identity.mtime_ns))
     return path
+
+
+def _seen_lately(stub: Path) -> bool:
+    """True if a process of this machine saw the file in its store in the last minutes, as its stub is."""
+    with contextlib.suppress(OSError):
+        return 0 <= time.time() - stub.stat().st_atime < _KNOWN_SECONDS
+    return False
 
 
 def _look_at_file(stub: Path) -> None:
@@ -266,10 +276,7 @@ def find_copies(pattern: str, scratch: Scratch | None = None) -> list[Path]:
     matches = re.compile(_regular(rest)).fullmatch
     found = scratch.store.listing(top, deep="/" in rest)
     start = len(top) + 1
-    paths = sorted(note(url, identity, scratch) for url, identity in found.items() if matches(url[start:]))
-    for path in paths:
-        _saw(os.fspath(path))
-    return paths
+    return sorted(note(url, identity, scratch) for url, identity in found.items() if matches(url[start:]))
 
 
 def _regular(pattern: str) -> str:
@@ -403,14 +410,11 @@ def for_headers(path: str | os.PathLike[str]) -> Path:
     PlaceNotFoundError, PlaceError
         If it cannot be read.
     """
-    path = given_path(path)
+    by_url, path = not is_copy(path), given_path(path)
     if not is_copy(path):
         return path
     stub = as_kind(path, STUBS_KIND)
-    if not (
-        stub.exists()
-        and (_is_fresh(os.fspath(stub), _KNOWN_SECONDS) or _is_fresh(os.fspath(stub.parent), _KNOWN_SECONDS))
-    ):
+    if by_url or not _seen_lately(stub):
         _look_at_file(stub)
     if not stub.is_file():
         raise PlaceNotFoundError("there is no such file", path=_url(stub), fix="Check the name")
@@ -478,7 +482,7 @@ def bring(path: str | os.PathLike[str]) -> Path:
     PlaceError
         If it cannot be read, or there is no room for it.
     """
-    path = given_path(path)
+    by_url, path = not is_copy(path), given_path(path)
     if not is_copy(path):
         return path
     if as_kind(path, WORK_KIND) == path and path.exists():
@@ -487,7 +491,7 @@ def bring(path: str | os.PathLike[str]) -> Path:
     url, scratch = _url(stub), scratch_of(stub)
     for tries_left in reversed(range(_CHANGES)):
         # Not its folder, which may be large.
-        if tries_left < _CHANGES - 1 or not (_is_fresh(os.fspath(stub)) or _is_fresh(os.fspath(stub.parent))):
+        if by_url or tries_left < _CHANGES - 1 or not _seen_lately(stub):
             _look_at_file(stub)
         identity = FileIdentity.find(stub)
         if identity is None or stub.is_dir():

@@ -57,8 +57,9 @@ def reasons(found: Consistency) -> set[str]:
 
 def test_a_sound_coadd_agrees_to_a_millimagnitude(good: Consistency) -> None:
     assert good.ok and good.summary.verdicts == {"agrees": 16, "differs": 0, "cannot tell": 0}
-    assert np.abs(column(good, "difference")).max() < 1e-3
-    assert np.abs(column(good, "size_ratio") - 1).max() < 2e-3
+    assert np.abs(column(good, "difference")).max() < 2e-4
+    assert max(np.abs(column(good, f"{name}_term")).max() for name in TERMS) < 5e-4
+    assert np.abs(column(good, "size_ratio") - 1).max() < 1e-3
     assert column(good, "centroid_offset").max() < 0.01
     assert reasons(good) == set() and good.left_out == {}
     assert column(good, "n_visits").tolist() == [4.0] * 16
@@ -264,6 +265,8 @@ def test_what_cannot_be_compared_is_an_error(made: Coadd, exposures: list[Exposu
         check_consistency(uncalibrated, exposures, table)
     with pytest.raises(UncalibratedImageError):
         check_consistency(coadded, [one(exposures, photo_calib=None)], table)
+    with pytest.raises(ConfigError, match=r"no mask plane 'SATT'.*Did you mean 'SAT'"):
+        check_consistency(coadded, exposures, table, settings=PLAIN | {"bad_planes": ["SATT"]})
     with pytest.raises(ConfigError, match="unknown setting 'tolerence'"):
         check_consistency(coadded, exposures, table, settings={"tolerence": 1})
 

@@ -16,6 +16,9 @@ __all__ = ["Grid", "Moments", "grid_on", "measure", "moments"]
 
 type FloatArray = NDArray[np.float64]
 
+_TAPER = 2.0
+"""Coadd pixels outside of the circle from which on weights are tapered, to the edge of the stamp."""
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -96,7 +99,8 @@ def measure(
     scale = float(np.sqrt(1 / np.median(np.abs(np.linalg.det(grid.inverses)))))
     # One table serves all visits of about a size: the derivative by the radius corrects for what differs.
     own = round(radius * scale, 1)
-    table = aperture_table(own, float(np.ceil(1.5 * half * scale) + 2))
+    taper = own + _TAPER * scale, max(half * scale, own + _TAPER * scale + 1.0)
+    table = aperture_table(own, float(np.ceil(1.5 * half * scale) + 2), taper)
     return sums_about(planes, index, grid.at, grid.inverses, radius, own, table, sigma, half)
 
 

@@ -30,7 +30,7 @@ type ApertureTable = NDArray[np.float64]
 
 
 @functools.lru_cache(maxsize=64)
-def aperture_table(radius: float, reach: float) -> ApertureTable:
+def aperture_table(radius: float, reach: float, taper: tuple[float, float] | None = None) -> ApertureTable:
     """Compute the weight of a pixel in a circular aperture by its distance, and the derivative by the radius.
 
     The disc is band-limited to frequencies |k| <= 1/2 per pixel, a circle instead of the square of
@@ -43,6 +43,9 @@ def aperture_table(radius: float, reach: float) -> ApertureTable:
         Of the aperture, pixels.
     reach : float
         Largest distance that is needed, pixels.
+    taper : (float, float), optional
+        Distances between which weights fall to zero: they ring on outside of the circle, and a neighbour that is cut
+        where pixels end would count by which of its pixels are there.
 
     Returns
     -------
@@ -61,6 +64,9 @@ def aperture_table(radius: float, reach: float) -> ApertureTable:
     along = j0(2 * np.pi * np.abs(distance)[:, None] * k)
     z = 2 * np.pi * k * radius
     table = np.stack([along @ (weights * 2 * np.pi * radius * j1(z)), along @ (weights * 2 * np.pi * z * j0(z))])
+    if taper is not None:
+        part = np.clip((np.abs(distance) - taper[0]) / (taper[1] - taper[0]), 0.0, 1.0)
+        table *= np.cos(0.5 * np.pi * part) ** 2
     table.setflags(write=False)
     return table
 
