@@ -37,7 +37,9 @@ from skygraft.cli.image_options import (
     Psf,
     Zeropoint,
     format_options,
+    psf_of,
     read_image,
+    wings_of,
 )
 
 if TYPE_CHECKING:
@@ -204,6 +206,14 @@ def inject(
     coadd_noise: Annotated[
         CoaddNoise, typer.Option(help="Add noise to a coadd that is correlated like its own, or white noise.")
     ] = CoaddNoise.correlated,
+    wings: Annotated[
+        str | None,
+        typer.Option(
+            help="Extended wings of the PSF: a YAML file with the section wings, as 'skygraft psf wings' writes it, or "
+            "its content, such as '{model: power_law, alpha: 3, join: 12 pix, outer: 300 arcsec}'.",
+            show_default=False,
+        ),
+    ] = None,
     truth: Annotated[
         Path | None,
         typer.Option(help="Write one row per source: .parquet, .ecsv, .fits or .csv.", show_default=False),
@@ -222,12 +232,14 @@ def inject(
     from skygraft.disk import atomic_path
     from skygraft.errors import InjectionError
     from skygraft.formats import write_exposure
+    from skygraft.formats.given import psf_files
     from skygraft.injection import inject as inject_sources
     from skygraft.injection.coadd_noise import noise_words
+    from skygraft.injection.winged import describe_wings
 
     if truth is not None and truth.suffix not in (".parquet", ".ecsv", ".fits", ".csv"):
         raise fail(f"{truth}: a truth table is .parquet, .ecsv, .fits or .csv", code=2)
-    inputs = [image, catalog, *([Path(psf)] if psf is not None else []), *(ccds or ())]
+    inputs = [image, catalog, *psf_files(psf_of(psf)), *(ccds or ())]
     _check_outputs([path for path in (output, truth) if path is not None], inputs, overwrite)
     by_aperture = flux_mode is FluxMode.aperture
     options = format_options(option, ccds, allow_pickle)
@@ -256,6 +268,7 @@ def inject(
             mark_injected=mark_injected,
             conventions=conventions.value,
             variance=variance,
+            wings=wings_of(wings),
         )
     if injection.summary["n_drawn"] == 0:
         flags = ", ".join(f"{n} x {name}" for name, n in injection.summary["flags"].items())
@@ -281,6 +294,8 @@ def inject(
         ("flux mode", summary["flux_mode"]),
         ("calibrated to", "unknown" if calib is None else calib.reference_text),
     ]
+    if "wings" in summary:
+        rows.append(("wings", describe_wings(summary["wings"])))
     if summary["gain"] is not None:
         rows.append(("gain", f"{summary['gain']:.4g} electrons per image unit ({summary['gain_origin']})"))
     if summary["noise_correlation"] is not None:

@@ -30,6 +30,7 @@ from skygraft.config.inputs import (
     SurveyConfig,
 )
 from skygraft.config.recovery import RecoveryConfig
+from skygraft.config.wings import WingsConfig
 from skygraft.config.yaml_schema import (
     BASE_DIR,
     SCRATCH,
@@ -99,11 +100,13 @@ class InjectionConfig(Section):
     """The mask plane INJECTED marks pixels that change by more than this fraction of their noise."""
     mark_injected: Flag = True
     """Add the mask planes INJECTED and INJECTED_CORE."""
-    stars: Annotated[Literal["precise", "fast", "galsim", "fourier", "taps"], AfterValidator(stored_star_engine)] = (
-        "fourier"
-    )
-    """How stars are shifted by fractions of a pixel: to single precision, faster, or by GalSim. ``fourier`` and
-    ``taps`` are earlier names of ``precise`` and ``fast``, which are stored so that campaigns keep their records."""
+    stars: Annotated[
+        Literal["precise", "fast", "grid", "stamps", "galsim", "fourier", "taps"], AfterValidator(stored_star_engine)
+    ] = "fourier"
+    """How stars are shifted by fractions of a pixel: to single precision, faster, or by GalSim. Where there are very
+    many, the first two draw them together on a grid; ``grid`` does so everywhere and ``stamps`` nowhere. ``fourier``
+    and ``taps`` are earlier names of ``precise`` and ``fast``, which are stored so that campaigns keep their
+    records."""
     galaxies: Annotated[Literal["fast", "precise", "galsim", "fourier"], AfterValidator(stored_galaxy_engine)] = (
         "fourier"
     )
@@ -112,6 +115,8 @@ class InjectionConfig(Section):
     """Conventions to draw sources by; those of ``lsst_source_injection`` reproduce that package's pixels."""
     variance: Flag | None = None
     """Add the sources' variance to the variance plane; by default as `noise`."""
+    wings: WingsConfig | None = None
+    """Extended wings of the PSF; by default none."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -223,6 +228,12 @@ class CampaignConfig(Section):
             "injection": resolved["injection"],
             "margin_arcsec": resolved["margin_arcsec"],
         }
+        if self.injection.wings is not None:
+            from skygraft.injection.wing_settings import WingSettings
+
+            # A measured profile counts by its numbers, wherever its table lies.
+            wings = WingSettings.of(self.injection.wings.model_dump()).record()
+            parts["injection"] = {**resolved["injection"], "wings": wings}
         butler = self.survey.butler
         if butler is not None and butler.output_run is not None:
             # The output files record which datasets they are.
@@ -234,6 +245,7 @@ class CampaignConfig(Section):
 _LATER_SETTINGS: tuple[tuple[str, Any], ...] = (
     ("injection.conventions", "skygraft"),
     ("injection.variance", None),
+    ("injection.wings", None),
     ("catalog.columns", []),
     ("catalog.select", ""),
     ("survey.role", "auto"),

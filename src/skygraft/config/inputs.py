@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
+from skygraft.config.psf_templates import check_template, psf_of_image, psf_templates
 from skygraft.config.yaml_schema import Name, PositiveFloat, ResolvedPath, ResolvedPlace, Section, Size, base_dir
 from skygraft.photometry import parse_radius
 from skygraft.place_names import is_url
@@ -83,55 +83,43 @@ class CalibrationConfig(Section):
     gain: PositiveFloat | None = None
     """Electrons per image unit."""
     psf: Any = None
-    """PSFEx file of each image, relative to the image, such as ``{stem}.psf``, where ``{stem}`` and ``{name}`` are
-    those of the image file; or one model for all images, such as ``{kind: moffat, fwhm: 0.9 arcsec}``."""
+    """File with the PSF of each image, relative to the image or to `root`, such as ``{stem}.psf``, where ``{stem}`` and
+    ``{name}`` are those of the image file, and ``{band}``, ``{visit}``, ``{detector}`` and ``{instrument}`` what is
+    known of the image; or a model, such as ``{kind: moffat, fwhm: 0.9 arcsec}`` or ``{kind: image, path:
+    "psf_{band}.fits"}``; or one of these for each band: ``{band: {g: ..., r: ...}}``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.unit is not None and self.zeropoint is None:
             raise ValueError("unit is given without zeropoint; give both or neither")
         if isinstance(self.psf, Mapping):
-            if self.psf.get("kind") == "psfex":
-                raise ValueError("psf: for a PSFEx model give the name of its file, such as '{stem}.psf'")
-            from skygraft.formats.given import make_psf
+            from skygraft.formats.given import check_psf_settings
 
-            make_psf(self.psf, 1.0)
+            check_psf_settings(self.psf)
         elif self.psf is not None and not isinstance(self.psf, str):
             raise ValueError(f"psf is {self.psf!r}; the name of a file or a mapping with a kind is needed")
-        self.psf_of(Path("image.fits"))
+        for text in psf_templates(self.psf):
+            check_template(text)
         return self
 
-    def psf_of(self, image: Path) -> Path | dict[str, Any] | None:
+    def psf_of(self, image: Path, root: Path | None = None, known: Mapping[str, Any] | None = None) -> Any:
         """Return the PSF of an image.
 
         Parameters
         ----------
         image : Path
             Path of the image file.
+        root : Path, optional
+            Folder that names of PSF files are relative to if there is no such file beside the image.
+        known : mapping, optional
+            What is known of the image: ``band``, ``visit``, ``detector``, ``instrument``.
 
         Returns
         -------
         Path, dict or None
-            Path of the PSFEx file, or the model; None if the image's own PSF is used.
+            Path of the PSF's file, or the model; None if the image's own PSF is used.
         """
-        if not isinstance(self.psf, str):
-            model: dict[str, Any] | None = self.psf
-            return model
-        stem = image.name.removesuffix(".fz").removesuffix(".gz")
-        try:
-            parts = list(string.Formatter().parse(self.psf))
-        except ValueError as error:
-            raise ValueError(f"psf is {self.psf!r}; only {{stem}} and {{name}} can stand in it ({error})") from error
-        given = {None: "", "stem": Path(stem).stem, "name": image.name}
-        odd = [field for _, field, form, conversion in parts if field not in given or form or conversion]
-        if odd:
-            raise ValueError(f"psf is {self.psf!r}; only {{stem}} and {{name}} can stand in it, not {odd[0]!r}")
-        name = "".join(text + given[field] for text, field, _, _ in parts)
-        if is_url(name):
-            from skygraft.places import beneath
-
-            return beneath(image, name)
-        return image.parent / name
+        return psf_of_image(self.psf, image, root, known or {})
 
     def photo_calib(self) -> dict[str, Any] | None:
         """Return the calibration that replaces the image's own, as `read_exposure` takes it; None if there is none."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from astropy.table import QTable
+from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, PartitionCache, values
 from skygraft.catalog.io import arrow_array, from_arrow, numpy_array, one_array
@@ -394,7 +395,16 @@ def light_curves_of(
 
 def _on_image(truth: QTable) -> QTable:
     """The truth rows of the sources that reach the image."""
-    return truth[(np.asarray(truth["flags"]) & int(Flag.NO_OVERLAP)) == 0]
+    on = (np.asarray(truth["flags"]) & int(Flag.NO_OVERLAP)) == 0
+    if on.all():
+        return truth
+    columns = {}
+    for name in truth.colnames:
+        column = truth[name]
+        # The same value in all rows is stored once.
+        once = not any(np.asarray(column).strides)
+        columns[name] = np.broadcast_to(np.asarray(column)[:1], int(on.sum())) if once and on.any() else column[on]
+    return QTable(columns, copy=False, meta=truth.meta)
 
 
 def _closure(exposure: Exposure, injection: Injection, truth: QTable) -> dict[str, Any] | None:
@@ -414,7 +424,7 @@ def _closure(exposure: Exposure, injection: Injection, truth: QTable) -> dict[st
     # The brightest first; of equal fluxes, by injection id.
     flux = np.asarray(truth["inst_flux"], dtype=float)
     candidates = candidates[np.argsort(-flux[candidates], kind="stable")][: 10 * _CLOSURE_STARS]
-    alone = [i for i in candidates if np.count_nonzero(np.hypot(x - x[i], y - y[i]) < 4 * radius) == 1][:_CLOSURE_STARS]
+    alone = _alone(x, y, candidates, 4 * radius)[:_CLOSURE_STARS]
     if not alone:
         return None
     difference = injection.exposure.image - exposure.image
@@ -430,6 +440,18 @@ def _closure(exposure: Exposure, injection: Injection, truth: QTable) -> dict[st
         "median_mag": float(np.median(residual)),
         "max_abs_mag": float(np.abs(residual).max()),
     }
+
+
+def _alone(x: NDArray[np.float64], y: NDArray[np.float64], candidates: NDArray[np.intp], radius: float) -> list[int]:
+    """Which of some sources have no other within a radius; of millions, only those in the same column are compared."""
+    order = np.argsort(x, kind="stable")
+    along = x[order]
+    found = []
+    for i in candidates.tolist():
+        near = order[np.searchsorted(along, x[i] - radius) : np.searchsorted(along, x[i] + radius, side="right")]
+        if np.count_nonzero(np.hypot(x[near] - x[i], y[near] - y[i]) < radius) == 1:
+            found.append(i)
+    return found
 
 
 def _make_folder(folder: Path) -> None:

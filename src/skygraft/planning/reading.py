@@ -45,9 +45,10 @@ def read_image_calibration(image: PlannedImage, config: CampaignConfig) -> Image
 
 def _options(image: PlannedImage, config: CampaignConfig, path: Path) -> dict[str, Any]:
     calibration = config.survey.calibration
+    known = {name: getattr(image, name) for name in ("band", "visit", "detector", "instrument")}
     given = {
         "aperture": calibration.aperture,
-        "psf": calibration.psf_of(path),
+        "psf": calibration.psf_of(path, config.survey.root, known),
         "photo_calib": calibration.photo_calib(),
         "gain": calibration.gain,
     }
