@@ -194,7 +194,7 @@ def test_inject_other_flux_modes(runner, image, catalog, tmp_path) -> None:
 
 def test_inject_draws_as_asked(runner, image, catalog, tmp_path) -> None:
     fakes, planes = QTable.read(catalog), {}
-    galaxies = fakes[:1]
+    galaxies = QTable(fakes[:1], copy=True)
     galaxies["source_type"], galaxies["injection_id"], galaxies["n"] = np.array(["Sersic"]), 100, 4.0
     galaxies["half_light_radius"], galaxies["q"], galaxies["pa"] = 0.4 * u.arcsec, 0.7, 20 * u.deg
     vstack([fakes, galaxies]).write(catalog, overwrite=True)
