@@ -24,7 +24,7 @@ _LSST_VERSION = {
 }
 """Version that is reproduced: gains are fitted per amplifier, and coadds are recognised by their CoaddInputs."""
 
-_FIXED = ("gain", "coadd_noise", "flux_tolerance", "mask_threshold", "stars", "galaxies")
+_FIXED = ("gain", "coadd_noise", "flux_tolerance", "mask_threshold", "stars", "galaxies", "wings")
 """Settings that are fixed in source_injection."""
 _LARGEST_SEED = 2**62
 

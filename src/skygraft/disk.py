@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from skygraft.errors import OutputError, SkygraftError
+from skygraft.place_names import STUBS_KIND, as_kind, is_copy, shown_place
 
 __all__ = ["FileIdentity", "atomic_path", "relative_name", "write_small"]
 
@@ -177,6 +178,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def relative_name(path: str | os.PathLike[str], root: Path) -> str:
-    """The name of a file relative to a folder where it lies beneath it, or else its whole path; with ``/``."""
+    """The name of a file relative to a folder where it lies beneath it, or else its whole path or URL; with ``/``."""
     path = Path(path)
+    if is_copy(path):
+        path = as_kind(path, STUBS_KIND)
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else shown_place(path)
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Any
 
+from skygraft.place_names import with_urls
 from skygraft.printable import printable
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "MissingWcsError",
     "OutputError",
     "OutputExistsError",
+    "PlaceError",
+    "PlaceNotFoundError",
     "PsfError",
     "SkyMapError",
     "SkygraftError",
@@ -133,7 +136,7 @@ class SkygraftError(Exception):
         for name, value in (("row", self.row), ("key", self.key)):
             if value is not None:
                 place += f"{', ' if place else ''}{name} {value}"
-        return printable(self._text(printable(place)), lines=True)
+        return printable(with_urls(self._text(printable(place))), lines=True)
 
     def _text(self, place: str) -> str:
         text = f"{place}: {self.message}" if place else self.message
@@ -226,6 +229,14 @@ class OutputError(SkygraftError, OSError):
 
 class OutputExistsError(OutputError):
     """The output exists already, or is the input."""
+
+
+class PlaceError(SkygraftError, OSError):
+    """A file in a store (S3, GCS, HTTP, ...) cannot be read or written, or the cache of such files is full."""
+
+
+class PlaceNotFoundError(PlaceError, FileNotFoundError):
+    """There is no such object, bucket or host."""
 
 
 class CampaignError(SkygraftError):

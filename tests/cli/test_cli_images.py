@@ -133,6 +133,20 @@ def test_options_of_a_format_are_checked(runner: CliRunner, tmp_path: Path) -> N
     assert "'ccds' is not an option of format 'fits'" in run(runner, "inspect", image, "--ccds", "t.fits", code=1)
 
 
+def test_psf_by_settings(runner: CliRunner, tmp_path: Path) -> None:
+    image = write_plain_image(tmp_path / "a.fits", RA, DEC, SIZE)
+    y, x = np.mgrid[-15:16, -15:16] / 2
+    fits.PrimaryHDU(np.exp(-(x**2 + y**2) / 4)).writeto(tmp_path / "psf.fits")
+    settings = f"{{path: {tmp_path}/psf.fits, oversampling: 2, pixel_integrated: true}}"
+    assert "PSF image psf.fits" in run(runner, "inspect", image, "--psf", settings)
+    said = run(runner, "inspect", image, "--psf", str(tmp_path / "psf.fits"), code=1)
+    assert "oversampling: 1" in said
+    assert "--psf {kind: [}: no YAML" in run(runner, "inspect", image, "--psf", "{kind: [}", code=2)
+    catalog = sources(tmp_path / "star.ecsv")
+    run(runner, "inject", image, catalog, "-o", tmp_path / "out.fits", "--psf", settings)
+    assert (tmp_path / "out.fits").is_file()
+
+
 def test_an_index_of_every_image_of_a_file(runner: CliRunner, tmp_path: Path) -> None:
     image = write_plain_image(tmp_path / "a.fits", RA, DEC, SIZE)
     second = fits.ImageHDU(fits.getdata(image), fits.getheader(image), name="SECOND")

@@ -14,7 +14,7 @@ import yaml
 from skygraft.campaign import load_config, parse_config
 from skygraft.config.campaign import CampaignConfig, InjectionConfig
 from skygraft.config.cluster_kinds import MODELS
-from skygraft.errors import ConfigError
+from skygraft.errors import ConfigError, PsfError
 from skygraft.injection import InjectionOptions
 
 GOOD: dict[str, Any] = {
@@ -103,9 +103,48 @@ def test_all_problems_at_once() -> None:
 
 
 def test_psf_models_are_checked() -> None:
-    for psf in ({"kind": "moffat", "fwm": "1 arcsec"}, {"kind": "psfex", "path": "a.psf"}, 3):
+    for psf in (
+        {"kind": "moffat", "fwm": "1 arcsec"},
+        {"kind": "psfex"},
+        {"kind": "image", "path": "a", "oversampled": 4},
+        {"kind": "imge", "path": "a"},
+        {"path": "{stemm}.fits"},
+        {"band": {}},
+        {"band": {"g": 3}},
+        {"band": {"g": "{x}.fits"}},
+        {"kind": "function", "function": "no function"},
+        3,
+    ):
         with pytest.raises(ConfigError, match="psf"):
             parse_config(GOOD | {"survey": {"images": "*", "calibration": {"psf": psf}}})
+
+
+@pytest.mark.parametrize("ending", ["fits", "fits.fz", "fits.gz", "fits.bz2", "fits.xz", "fits.zst"])
+def test_the_stem_of_a_packed_image_is_that_of_the_image(tmp_path: Path, ending: str) -> None:
+    config = parse_config(GOOD | {"survey": {"images": "*", "calibration": {"psf": "{stem}.psf"}}})
+    assert config.survey.calibration.psf_of(tmp_path / f"b.c.{ending}", tmp_path, {}) == tmp_path / "b.c.psf"
+
+
+def test_psfs_of_bands_and_images(tmp_path: Path) -> None:
+    def psf_of(psf: Any, **known: Any) -> Any:
+        config = parse_config(GOOD | {"survey": {"images": "*", "calibration": {"psf": psf}}})
+        return config.survey.calibration.psf_of(tmp_path / "raw" / "a.fits.fz", tmp_path, known)
+
+    raw = tmp_path / "raw"
+    (tmp_path / "psfs").mkdir()
+    (tmp_path / "psfs" / "g.fits").touch()
+    assert psf_of("{visit:06d}-{ccd}.psf", visit=12, detector="S3") == raw / "000012-S3.psf"
+    # beside the image, else in the survey's folder
+    assert psf_of("psfs/{band}.fits", band="g") == tmp_path / "psfs" / "g.fits"
+    assert psf_of("psfs/{band}.fits", band="r") == raw / "psfs" / "r.fits"
+    image = {"kind": "image", "path": "{stem}-psf.fits", "oversampling": 4}
+    assert psf_of(image) == image | {"path": str(raw / "a-psf.fits")}
+    bands = {"band": {"g": {"kind": "gaussian", "fwhm": "3 pix"}, "r": "{stem}.psf"}}
+    assert psf_of(bands, band="g") == bands["band"]["g"]
+    assert psf_of(bands, band="r") == raw / "a.psf"
+    assert psf_of(bands, band="i") == bands
+    with pytest.raises(PsfError, match=r"\{visit\}, which is not known of this image"):
+        psf_of("{visit}.psf")
 
 
 def test_images_and_ccds_exclude_each_other() -> None:
@@ -153,7 +192,7 @@ def test_output_that_holds_the_survey(tmp_path: Path) -> None:
 
 
 def test_psf_template_is_not_evaluated() -> None:
-    with pytest.raises(ConfigError, match=r"only \{stem\} and \{name\}"):
+    with pytest.raises(ConfigError, match=r"only \{stem\}, \{name\}"):
         parse_config(GOOD | {"survey": {"images": "*", "calibration": {"psf": "{stem.__class__.x}.psf"}}})
     config = parse_config(GOOD | {"survey": {"images": "*", "calibration": {"psf": "psf/{stem}.psf"}}})
     assert config.survey.calibration.psf_of(Path("/d/a.b.fits.fz")) == Path("/d/psf/a.b.psf")

@@ -33,8 +33,8 @@ NEEDS_JOBS = {"logs/"}
 """Documented, and left only by jobs of a batch system (tests/clusters/test_slurm.py reads them)."""
 NEEDS_MANY_IMAGES = {"records/tract=/patch=/part-0.parquet"}
 """Documented, and left only by large campaigns (tests/records/test_packing.py makes them)."""
-NEEDS_ITS_COMMAND = {"recovery/", "verification/", "apertures/", "report/"}
-"""Written by other commands than `skygraft run`: tests/report runs all of them on one campaign."""
+NEEDS_ITS_COMMAND = {"recovery/", "verification/", "consistency/", "apertures/", "report/"}
+"""Written by other commands than `skygraft run`: tests/report runs them on one campaign, tests/cli that of coadds."""
 
 UNITS = {"pixel": "pix", "AB mag": "mag", "image units": ""}
 """As people and as astropy say it; fluxes are in the unit of each image."""

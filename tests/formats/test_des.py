@@ -68,6 +68,17 @@ def test_the_aperture_is_not_guessed(tmp_path):
     assert given.photo_calib.aperture.radius_pixels == pytest.approx(11.10, abs=0.01)
 
 
+def test_closure_in_an_aperture(tmp_path):
+    """Of a Gaussian, the flux inside a radius is known: 1 - exp(-r^2 / 2 sigma^2)."""
+    path = write_des(tmp_path, image=np.zeros((SIZE, SIZE), np.float32), packed=False)
+    psf = {"kind": "gaussian", "fwhm": f"{4 * 2.3548200450309493} pix"}
+    exposure = read_exposure(path, aperture={"diameter": "5.84 arcsec"}, psf=psf)
+    injection = inject(exposure, star(path, 60.3, 64.6), seed=1, noise=False)
+    inside = 1 - np.exp(-((5.84 / 2 / 0.263) ** 2) / (2 * 4**2))
+    total = injection.exposure.image.astype(float).sum()
+    assert 30 - 2.5 * np.log10(total * inside) == pytest.approx(MAG, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("gain", "value"),
     [
@@ -147,6 +158,11 @@ def test_single_ccds(tmp_path):
     assert isinstance(exposure.extra["no_photo_calib"], UncalibratedImageError)
     assert "table of FGCM" in str(exposure.extra["no_photo_calib"])
     assert exposure.psf is not None and exposure.gain == 1
+    archive = tmp_path / "p01" / "red" / "immask"
+    archive.mkdir(parents=True)
+    (tmp_path / "p01" / "psf").mkdir()
+    write_psfex(tmp_path / "p01" / "psf" / "D00233569_r_c10_r2357p01_psfexcat.psf")
+    assert read_exposure(write_des(archive, CCD, psf=None, cards=cards)).psf is not None
     planes = exposure.mask_planes
     assert exposure.mask[2, 3] == planes["BPM"] | planes["STAR"] and exposure.mask[4, 5] == planes["TAPEBUMP"]
     calibrated = read_exposure(path, zeropoint=30.21, aperture="psf_model")

@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 
 from kits.space_images import HST_SCALE, PHOTFLAM, PHOTPLAM, PSF, write_drz, write_flt
 from skygraft import inject
-from skygraft.errors import CalibrationError, ConfigError, FormatError
+from skygraft.errors import CalibrationError, ConfigError, FormatError, WcsError
 from skygraft.formats import read_exposure, read_footprint, write_exposure
 from skygraft.formats.conformance import check_format
 from skygraft.formats.hst import HstFormat
@@ -59,6 +59,7 @@ def test_drizzled(tmp_path) -> None:
     name = {"instrument": "ACS", "detector": "WFC", "band": "F814W", "name": "jdba2s010_drc"}
     assert exposure.data_id.as_dict() == name
     assert exposure.visit_info.mjd == pytest.approx(57032.44 + 35 / 86400, abs=1e-9)
+    np.testing.assert_array_equal(exposure.bad("NO_DATA"), weights == 0)
     # Weights of the pipeline are exposure times: electrons of one electron a second.
     assert exposure.variance is None and exposure.gain_origin == "exposure times in WHT"
     np.testing.assert_array_equal(exposure.gain[8:], weights[8:])
@@ -79,6 +80,31 @@ def test_units(tmp_path, bunit, cards, unit, zeropoint) -> None:
     exposure = read_exposure(write_drz(tmp_path / "x_drz.fits", bunit=bunit, **cards))
     assert exposure.planes["image"].attrs["units"] == unit
     assert float(exposure.photo_calib.zeropoint()) == pytest.approx(zeropoint, abs=1e-4)
+
+
+def test_a_missing_unit_is_that_of_the_camera_or_asked_for(tmp_path) -> None:
+    path = write_drz(tmp_path / "a_drz.fits")
+    with fits.open(path, mode="update") as hdus:
+        del hdus["SCI"].header["BUNIT"]
+    assert read_exposure(path).planes["image"].attrs["units"] == "electron/s"
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].header["INSTRUME"] = "WFPC2"
+    with pytest.raises(CalibrationError, match="there is no BUNIT"):
+        read_exposure(path)
+    assert read_exposure(path, unit="adu/s").photo_calib is not None
+
+
+def test_planes_that_a_product_always_has_are_missed(tmp_path) -> None:
+    for path, name, option in (
+        (write_drz(tmp_path / "a_drz.fits"), "WHT", "weight"),
+        (write_flt(tmp_path / "a_flt.fits", chips=1), "DQ", "mask"),
+        (write_flt(tmp_path / "b_flt.fits", chips=1), "ERR", "rms"),
+    ):
+        with fits.open(path, mode="update") as hdus:
+            del hdus[name]
+        with pytest.raises(FormatError, match=f"no HDU {name}.*{option}=False"):
+            read_exposure(path)
+        assert read_exposure(path, **{option: False}).photo_calib is not None
 
 
 def test_a_rate_that_is_none_is_refused(tmp_path) -> None:
@@ -204,11 +230,24 @@ def test_chips_that_were_not_scaled_to_each_other(tmp_path) -> None:
 
 
 def test_lookup_tables_that_are_missing_are_refused(tmp_path) -> None:
-    path = write_flt(tmp_path / "a_flc.fits", chips=1, tables=True)
-    from skygraft.errors import WcsError
-
+    path = write_flt(tmp_path / "a_flc.fits", chips=1, cards_of_table=True)
     with pytest.raises(WcsError, match="CPDIS1"):
         read_exposure(path)
+
+
+def test_lookup_tables_are_applied(tmp_path) -> None:
+    path = write_flt(tmp_path / "a_flc.fits", chips=1, cards_of_table=True, table=True)
+    with fits.open(path) as hdus, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = WCS(hdus["SCI"].header, hdus)
+    assert theirs.cpdis1 is not None
+    exposure = read_exposure(path)
+    x, y = np.random.default_rng(1).uniform(1, 94, (2, 50))
+    sky = exposure.wcs.pixel_to_world_values(x, y)
+    np.testing.assert_allclose(sky, theirs.all_pix2world(x, y, 0), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(exposure.wcs.world_to_pixel_values(*sky), (x, y), rtol=0, atol=1e-3)
+    plain = read_exposure(write_flt(tmp_path / "b_flc.fits", chips=1)).wcs.pixel_to_world_values(x, y)
+    assert np.abs(np.subtract(plain, sky)).max() * 3600 / HST_SCALE > 0.1
 
 
 def test_two_zeropoints_that_disagree_are_refused(tmp_path) -> None:

@@ -55,6 +55,7 @@ def test_mosaic(tmp_path) -> None:
     assert float(exposure.photo_calib.zeropoint()) == pytest.approx(8.9 - 2.5 * np.log10(1e6 * AREA), abs=1e-4)
     assert exposure.photo_calib.reference is TOTAL and "Gordon" in exposure.photo_calib.reference_origin
     assert np.isnan(exposure.image[:8]).all() and "coadd_noise" in exposure.extra
+    assert exposure.bad("NO_DATA")[:8].all() and not exposure.bad("NO_DATA")[8:].any()
     # The middle of the exposure in UTC (not at the barycentre), and 37 seconds to TAI.
     assert exposure.visit_info.mjd == pytest.approx(59737.1 + 37 / 86400, abs=1e-9)
     assert exposure.visit_info.exposure_time == 400.0
@@ -90,14 +91,19 @@ def test_the_approximation_of_the_header_is_said_to_be_one(tmp_path) -> None:
 
 def test_exposure_without_its_asdf_extension(tmp_path) -> None:
     path = write_jwst(tmp_path / CAL, mosaic=False, asdf=False)
-    assert isinstance(read_exposure(path).wcs, FitsWcs)
+    for read in (read_exposure, read_footprint):
+        with pytest.raises(WcsError, match=r"no ASDF extension.*wcs='fits'"):
+            read(path)
+    assert isinstance(read_exposure(path, wcs="fits").wcs, FitsWcs)
     with fits.open(path, mode="update") as hdus:
-        for key in ("A_ORDER", "B_ORDER", "A_2_0", "A_1_1", "B_0_2", "B_1_1", "SIPMXERR"):
-            del hdus["SCI"].header[key]
-        hdus["SCI"].header.update({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"})
-    with pytest.raises(WcsError, match="its header has no distortion"):
-        read_exposure(path)
-    assert "unknown amount" in read_exposure(path, wcs="fits").extra["caution"]
+        del hdus["SCI"].header["SIPMXERR"]
+    assert "by an unknown amount" in read_exposure(path, wcs="fits").extra["caution"]
+    with fits.open(path) as hdus:
+        header = hdus[0].header + hdus["SCI"].header
+        alone = fits.PrimaryHDU(hdus["SCI"].data, hdus["SCI"].header)
+        alone.header.update({key: header[key] for key in ("TELESCOP", "INSTRUME", "FILTER", "PUPIL")})
+        alone.writeto(tmp_path / "plane.fits")
+    assert "SIP approximation" in read_exposure(tmp_path / "plane.fits").extra["caution"]
 
 
 def test_without_the_extra_mosaics_are_read_and_exposures_say_what_to_install(tmp_path, monkeypatch) -> None:
@@ -201,6 +207,47 @@ def test_a_ramp_is_refused_by_its_axes(tmp_path) -> None:
 def test_band(tmp_path, filter_name, pupil, band) -> None:
     path = write_jwst(tmp_path / I2D, mosaic=True, FILTER=filter_name, PUPIL=pupil)
     assert read_footprint(path).data_id.band == band
+
+
+def test_a_plane_cut_from_a_mosaic_is_read(tmp_path) -> None:
+    whole = write_jwst(tmp_path / I2D, mosaic=True)
+    with fits.open(whole) as hdus:
+        header = hdus[0].header + hdus["SCI"].header
+        alone = fits.PrimaryHDU(hdus["SCI"].data[20:60, 10:70], hdus["SCI"].header)
+        alone.header.update({key: header[key] for key in ("TELESCOP", "INSTRUME", "FILTER", "PUPIL", "EXPMID")})
+        alone.header["CRPIX1"] -= 10
+        alone.header["CRPIX2"] -= 20
+        alone.writeto(tmp_path / "cut_i2d.fits")
+    exposure, before = read_exposure(tmp_path / "cut_i2d.fits"), read_exposure(whole)
+    assert exposure.format == "jwst" and exposure.variance is None and exposure.photo_calib == before.photo_calib
+    found = exposure.wcs.pixel_to_world_values(3, 4)
+    np.testing.assert_allclose(found, before.wcs.pixel_to_world_values(13, 24), rtol=0, atol=1e-10)
+
+
+def test_a_gwcs_of_another_image_is_refused(tmp_path) -> None:
+    path = write_jwst(tmp_path / CAL, mosaic=False)
+    with fits.open(path) as hdus:
+        for hdu in hdus[1:]:
+            if hdu.is_image:
+                hdu.data = hdu.data[20:60, 10:70].copy()
+        hdus["SCI"].header["CRPIX1"] -= 10
+        hdus["SCI"].header["CRPIX2"] -= 20
+        hdus.writeto(tmp_path / "cut_cal.fits")
+    with pytest.raises(WcsError, match="may have been cut from a larger one"):
+        read_exposure(tmp_path / "cut_cal.fits")
+    exposure, before = read_exposure(tmp_path / "cut_cal.fits", wcs="fits"), read_exposure(path, wcs="fits")
+    found = exposure.wcs.pixel_to_world_values(3, 4)
+    np.testing.assert_allclose(found, before.wcs.pixel_to_world_values(13, 24), rtol=0, atol=1e-10)
+
+
+def test_planes_that_a_product_always_has_are_missed(tmp_path) -> None:
+    for name, option in (("ERR", "rms"), ("DQ", "mask")):
+        path = write_jwst(tmp_path / f"{name}_cal.fits", mosaic=False)
+        with fits.open(path, mode="update") as hdus:
+            del hdus[name]
+        with pytest.raises(FormatError, match=f"no HDU {name}.*{option}=False"):
+            read_exposure(path)
+        assert read_exposure(path, **{option: False}).photo_calib is not None
 
 
 def test_areas_that_disagree_are_refused(tmp_path) -> None:

@@ -89,6 +89,16 @@ def test_what_the_zeropoint_of_a_release_was_measured_in(tmp_path, release, radi
         assert "dr5/description" in calib.reference_origin
 
 
+def test_closure_in_the_aperture_of_early_releases(tmp_path):
+    """Of a Gaussian, the flux inside a radius is known: 1 - exp(-r^2 / 2 sigma^2)."""
+    path = write_brick(tmp_path, kinds=("image",), release="dr5", image=np.zeros((SIZE, SIZE), np.float32))
+    exposure = read_exposure(path, psf={"kind": "gaussian", "fwhm": f"{5 * 2.3548200450309493} pix"})
+    injection = inject(exposure, stars(path, (60.3, 64.6)), seed=1, noise=False)
+    inside = 1 - np.exp(-((3.5 / 0.262) ** 2) / (2 * 5**2))
+    total = injection.exposure.image.astype(float).sum()
+    assert 22.5 - 2.5 * np.log10(total * inside) == pytest.approx(MAG, abs=1e-4)
+
+
 @pytest.mark.parametrize("bits", ["MBIT_{}", "BITNM{}", ""])
 def test_names_of_mask_bits(tmp_path, bits):
     """In the header since DR8, and of DR11's new bits, which need 32."""
@@ -127,6 +137,15 @@ def test_the_psf_has_the_effective_area_of_the_map(tmp_path):
     assert narrow.max() > exposure.psf.kernels([10.0], [50.0])[0].max()
     with pytest.raises(ConfigError, match="psf_beta"):
         read_exposure(path, psf_beta=1.0)
+
+
+def test_a_brick_that_is_covered_in_part(tmp_path):
+    """The map of sizes is zero where no exposure is; a source there has the PSF of the nearest."""
+    sizes = np.full((SIZE, SIZE), 1.2, np.float32)
+    sizes[:, : SIZE // 2] = 0
+    path = write_brick(tmp_path, sizes=sizes)
+    injection = inject(read_exposure(path), stars(path, (45.0, 60.0), (80.0, 60.0)), seed=1, noise=False)
+    np.testing.assert_allclose(injection.truth["flux_deposited"], 10 ** (0.4 * (22.5 - MAG)), rtol=1e-4)
 
 
 def test_a_psf_image_of_the_coadd_comes_first(tmp_path):

@@ -8,7 +8,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from kits.coadd_tiles import write_cutout
+from kits.coadd_tiles import write_brick, write_cutout
 from skygraft import inject
 from skygraft.catalog import normalize_catalog
 from skygraft.errors import CalibrationError, FormatError
@@ -54,6 +54,20 @@ def test_what_is_injected_comes_back(tmp_path):
     y, x = np.mgrid[:64, :64]
     assert (added * x).sum() / added.sum() == pytest.approx(30.4, abs=1e-3)
     assert (added * y).sum() / added.sum() == pytest.approx(33.2, abs=1e-3)
+
+
+def test_the_psf_of_the_viewer(tmp_path):
+    """``coadd-psf`` has an HDU for each band, in the image's pixels; a brick takes it, too."""
+    y, x = np.mgrid[-31:32, -31:32]
+    stamps = {band: np.exp(-(x**2 + y**2) / (2 * s**2)).astype(np.float32) for band, s in (("g", 2.2), ("r", 1.8))}
+    hdus = [fits.PrimaryHDU(stamps["g"]), fits.ImageHDU(stamps["r"])]
+    for hdu, band in zip(hdus, "gr", strict=True):
+        hdu.header["BAND"] = band
+    fits.HDUList(hdus).writeto(tmp_path / "copsf_154.1000_12.3000.fits")
+    for path in (write_cutout(tmp_path / "cutout.fits"), write_brick(tmp_path)):
+        psf = read_exposure(path, psf=tmp_path / "copsf_154.1000_12.3000.fits").psf
+        expected = stamps["r"] / stamps["r"].sum()
+        np.testing.assert_allclose(psf.kernels([30.0], [30.0])[0], expected, rtol=0, atol=1e-6 * expected.max())
 
 
 def test_what_is_refused(tmp_path):

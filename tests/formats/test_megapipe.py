@@ -128,6 +128,14 @@ def test_what_is_injected_comes_back(tmp_path):
         assert one.digest() == other.digest()
 
 
+def test_closure_in_the_total(tmp_path):
+    path = write_megapipe(tmp_path, image=np.zeros((SIZE, SIZE), np.float32))
+    exposure = read_exposure(path, aperture="total", psf={"kind": "gaussian", "fwhm": "0.7 arcsec"})
+    injection = inject(exposure, star(path, 60.3, 64.6), seed=1, noise=False)
+    total = injection.exposure.image.astype(float).sum()
+    assert 30 - 2.5 * np.log10(total) == pytest.approx(MAG, abs=1e-4)
+
+
 @pytest.mark.skipif(not shutil.which("source-extractor"), reason="Source Extractor is not installed")
 def test_source_extractor_measures_the_output(tmp_path):
     (tmp_path / "out").mkdir()

@@ -28,8 +28,8 @@ from skygraft.formats import (
     get_format,
     read_exposure,
     read_footprint,
+    recognise,
     recognise_format,
-    registry,
     write_exposure,
 )
 from skygraft.photometry import PSF_MODEL, PhotoCalib
@@ -81,7 +81,7 @@ class Greedier(Greedy):
 
 @pytest.fixture
 def greedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "specific_formats", lambda: (Greedy(), Greedier()))
+    monkeypatch.setattr(recognise, "specific_formats", lambda: (Greedy(), Greedier()))
 
 
 def test_every_format_loads_and_names_itself() -> None:
@@ -97,13 +97,38 @@ def test_unknown_name_gets_the_nearest() -> None:
 
 
 def test_what_no_format_knows_lists_what_was_looked_for(tmp_path: Path) -> None:
-    fits.BinTableHDU.from_columns([fits.Column("A", "J", array=[1])]).writeto(tmp_path / "t.fits")
-    (tmp_path / "t.txt").write_text("not an image")
-    for name in ("t.fits", "t.txt"):
-        with pytest.raises(UnknownFormatError) as caught:
-            read_exposure(tmp_path / name)
-        for fmt in format_names():
-            assert f"{fmt} is recognised by {get_format(fmt).looked_for}" in str(caught.value)
+    (tmp_path / "t.bin").write_bytes(bytes(range(256)))
+    with pytest.raises(UnknownFormatError) as caught:
+        read_exposure(tmp_path / "t.bin")
+    for fmt in format_names():
+        assert f"{fmt} is recognised by {get_format(fmt).looked_for}" in str(caught.value)
+
+
+ARCHIVE = [fits.Column(name, "J", array=[1]) for name in ("id", "cat.archive", "cat.persistable")]
+PSFIELD = [fits.Column(name, "J", array=[1]) for name in ("NROW_B", "NCOL_B", "RROWS")]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"not an image", "a text file"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file"),
+        (b"<html><body>404</body></html>", "a page of HTML"),
+        (b"PAR1" + bytes(16), "a Parquet table"),
+        ([fits.Column("A", "J", array=[1])], "a table"),
+        (ARCHIVE, "an archive of the LSST pipelines"),
+        (PSFIELD, "a psField file of SDSS"),
+    ],
+)
+def test_what_is_known_to_be_no_image_is_named(tmp_path: Path, content: Any, what: str) -> None:
+    path = tmp_path / "some"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns(content)]).writeto(path)
+    with pytest.raises(UnknownFormatError, match=what) as caught:
+        read_exposure(path)
+    assert "is recognised by" not in str(caught.value)
 
 
 def test_two_formats_that_match_are_an_error(tmp_path: Path, greedy: None) -> None:

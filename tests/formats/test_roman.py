@@ -217,6 +217,43 @@ def test_quantities_of_older_versions(tmp_path) -> None:
     assert float(exposure.photo_calib.zeropoint()) == pytest.approx(25.652417, abs=1e-5)
 
 
+def test_mosaics_of_older_versions(tmp_path) -> None:
+    import kits.space_images as kit
+
+    tree = kit.roman_tree(mosaic=True, tag=TAGS + "wfi_mosaic-1.0.0")
+    meta = tree["roman"]["meta"]
+    for key in ("coadd_info", "instrument", "model_type"):
+        del meta[key]
+    meta["basic"] = {
+        "time_mean_mjd": 61406.5, "max_exposure_time": 642.0, "optical_element": "F106", "instrument": "WFI",
+    }  # fmt: skip
+    meta["photometry"] = {"pixel_area": 1.05 * (0.11 / 206264.806247) ** 2}
+    path = tmp_path / "old_i2d.asdf"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        asdf.AsdfFile(tree).write_to(path)
+    exposure = read_exposure(path)
+    assert exposure.data_id.as_dict() == {"instrument": "WFI", "band": "F106", "name": "old_i2d"}
+    assert exposure.visit_info.mjd == pytest.approx(61406.5 + 37 / 86400) and exposure.visit_info.exposure_time == 642.0
+    # The area that the file states, although its WCS has another within some per cent.
+    assert exposure.photo_calib.njy_per_unit == pytest.approx(1e15 * meta["photometry"]["pixel_area"])
+
+
+def test_electrons_of_older_versions_have_their_gain(tmp_path) -> None:
+    from astropy import units as u
+
+    import kits.space_images as kit
+
+    tree = kit.roman_tree(mosaic=False, tag=TAGS + "wfi_image-1.0.0")["roman"]
+    tree["data"] = u.Quantity(tree["data"], u.electron / u.s, dtype=np.float32)
+    path = tmp_path / "old_cal.asdf"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        asdf.AsdfFile({"roman": tree}).write_to(path)
+    exposure = read_exposure(path)
+    assert exposure.planes["image"].attrs["units"] == "electron/s" and exposure.gain == 107.0
+
+
 @pytest.mark.parametrize(
     ("tag", "match"),
     [

@@ -13,7 +13,7 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 from scipy.interpolate import RegularGridInterpolator
 
-from kits.survey_frames import CAMCOL, FIELD, RUN, SDSS_NAME, TAI, calibration, write_sdss_frame
+from kits.survey_frames import CAMCOL, FIELD, RUN, SDSS_NAME, TAI, calibration, write_psfield, write_sdss_frame
 from skygraft import inject, read_exposure, write_exposure
 from skygraft.errors import CorruptFileError, FormatError, PsfError, UnknownFormatError
 from skygraft.formats import get_format, read_calibration, read_footprint, recognise_format
@@ -41,7 +41,7 @@ def test_a_frame_has_what_the_data_model_says(tmp_path: Path) -> None:
     path = write_sdss_frame(tmp_path / SDSS_NAME, level=0.1)
     assert recognise_format(path).name == "sdss_frame"
     exposure = read_exposure(path, psf=PSF)
-    assert (exposure.data_id.visit, exposure.data_id.detector, exposure.data_id.band) == (60730063, 4, "r")
+    assert (exposure.data_id.visit, exposure.data_id.detector, exposure.data_id.band) == (60730063, "r4", "r")
     assert exposure.data_id.instrument == "SDSS" and (RUN, CAMCOL, FIELD) == (6073, 4, 63)
     assert exposure.photo_calib is not None and exposure.photo_calib.unit == "nanomaggy"
     reference = exposure.photo_calib.reference
@@ -55,6 +55,11 @@ def test_a_frame_has_what_the_data_model_says(tmp_path: Path) -> None:
     assert exposure.visit_info.mjd == pytest.approx(middle, abs=1e-9)
     assert exposure.visit_info.exposure_time == pytest.approx(53.907456)
     assert read_calibration(path, psf=PSF).has_variance
+
+
+def test_the_five_bands_of_a_field_are_five_images(tmp_path: Path) -> None:
+    paths = [write_sdss_frame(tmp_path / SDSS_NAME.replace("-r-", f"-{band}-"), FILTER=band) for band in "ugriz"]
+    assert [str(read_footprint(path).data_id) for path in paths] == [f"SDSS-60730063-{band}4" for band in "ugriz"]
 
 
 def test_positions_are_astropys(tmp_path: Path) -> None:
@@ -163,6 +168,25 @@ def test_a_frame_cut_out_has_the_mean_gain_and_no_variance(tmp_path: Path) -> No
     assert "NMGY" in read_exposure(path).extra["no_gain"]
 
 
+def test_the_psf_is_that_of_the_field_s_psfield_file(tmp_path: Path) -> None:
+    path = write_sdss_frame(tmp_path / SDSS_NAME)
+    psfield = write_psfield(tmp_path / f"psField-{RUN:06d}-{CAMCOL}-{FIELD:04d}.fit")
+    exposure = read_exposure(path)
+    assert exposure.psf is not None
+    kernel = exposure.psf.kernels([64.0], [48.0])[0]
+    y, x = np.mgrid[-25:26, -25:26]
+    sigma = np.sqrt((kernel * (x**2 + y**2)).sum() / kernel.sum() / 2)
+    # To first order, the width at column 64.5 is larger by 0.4 times 0.0645.
+    assert sigma == pytest.approx(1.5 + 0.4 * 0.0645, abs=2e-3)
+    footprint = read_footprint(path)
+    assert footprint.files[-1] == str(psfield) and footprint.pinned == {"psfield": str(psfield)}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    options = {"psfield": psfield}
+    check_format(get_format("sdss_frame"), path, elsewhere, options=options)
+    assert read_exposure(path, psfield=False).psf is None
+
+
 def test_without_psfield_the_error_says_what_to_give(tmp_path: Path) -> None:
     exposure = read_exposure(write_sdss_frame(tmp_path / SDSS_NAME))
     assert isinstance(exposure.extra["no_psf"], PsfError) and "psField-" in str(exposure.extra["no_psf"])
@@ -174,6 +198,16 @@ def test_a_damaged_calibration_names_its_column(tmp_path: Path) -> None:
         hdus[1].data[7] = 0
     with pytest.raises(FormatError, match="column 7"):
         read_exposure(path)
+
+
+def test_a_frame_without_its_sky_is_refused_unless_its_variance_is_not_wanted(tmp_path: Path) -> None:
+    path = write_sdss_frame(tmp_path / SDSS_NAME)
+    with fits.open(path) as hdus:
+        fits.HDUList([hdus[0], hdus[1]]).writeto(tmp_path / "half.fits")
+    with pytest.raises(FormatError, match="lacks the sky"):
+        read_exposure(tmp_path / "half.fits")
+    exposure = read_exposure(tmp_path / "half.fits", variance=False)
+    assert exposure.variance is None and np.shape(exposure.gain) == (96, 128)
 
 
 def test_a_truncated_bz2_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fuzz.mutate import split_hdus
 from kits.coadd_tiles import write_brick, write_cutout, write_des, write_megapipe
 from kits.plain_images import SCALE, plain_header, write_plain_image
 from kits.space_images import write_drz, write_flt, write_jwst, write_roman
+from kits.survey_frames import CAMCOL, FIELD, RUN, SDSS_NAME, ZTF_NAME, write_psfield, write_sdss_frame, write_ztf_image
 from kits.wcs_kit import PLATE, SCAMP, Surface, cards, cd_cards, iraf_cards
 
 SIZE, RA, DEC = 64, 150.1, 2.2
@@ -110,6 +111,16 @@ def _projected(folder: Path, wcs: dict[str, Any]) -> str:
 def _iraf(folder: Path, code: str, radial: str = "") -> str:
     surfaces = Surface(3, (3, 3), 2, 1, size=2e-5), Surface(1, (4, 4), 2, 2, size=2e-5)
     return _projected(folder, iraf_cards(code, *surfaces, radial))
+
+
+def _sdss(folder: Path) -> str:
+    """A frame of SDSS and its field's psField file."""
+    write_psfield(folder / f"psField-{RUN:06d}-{CAMCOL}-{FIELD:04d}.fit")
+    return write_sdss_frame(folder / SDSS_NAME, (SIZE, SIZE)).name
+
+
+def _ztf(folder: Path) -> str:
+    return write_ztf_image(folder / ZTF_NAME, (SIZE, SIZE)).name
 
 
 def _calexp(folder: Path) -> str:
@@ -227,6 +238,8 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "hst_sci": lambda f: write_drz(f / "hlsp_candels_x_drz_sci.fits", beside="hlsp_candels_x_drz_wht.fits").name,
     "hst_flc": lambda f: write_flt(f / "jdba2sgkq_flc.fits", chips=1).name,
     "calexp": _calexp,
+    "sdss": _sdss,
+    "ztf": _ztf,
     "single_gauss": lambda f: _real(f, _AFW + "calexp_01_tan_singlegauss.fits"),
     "double_gauss": lambda f: _real(f, _AFW + "calexp_02_tansip_doublegauss_gzip2.fits"),
     "pca_psf": lambda f: _real(f, _AFW + "calexp_03_polymap_pca_xy0.fits"),

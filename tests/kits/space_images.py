@@ -263,7 +263,18 @@ def write_drz(path: Path, *, beside: str | None = None, bunit: str = "ELECTRONS/
     return path
 
 
-def write_flt(path: Path, *, chips: int = 2, tables: bool = False, **cards: Any) -> Path:
+def _lookup() -> tuple[dict[str, Any], fits.ImageHDU]:
+    """Cards that refer to a lookup table of the distortion along both axes, and the table: up to 0.4 pixels."""
+    y, x = np.mgrid[:5, :5]
+    table = fits.ImageHDU((0.1 * np.sin(x) * (y + 1)).astype(np.float32), name="WCSDVARR", ver=1)
+    table.header.update({f"{key}{axis}": v for axis in (1, 2) for key, v in (("CRPIX", 0.0), ("CRVAL", 0.0))})
+    table.header.update({"CDELT1": 24.0, "CDELT2": 24.0})
+    parts = {"EXTVER": 1, "NAXES": 2, "AXIS.1": 1, "AXIS.2": 2}
+    cards = {f"DP{axis}.{key}": value for axis in (1, 2) for key, value in parts.items()}
+    return {"CPDIS1": "LOOKUP", "CPDIS2": "LOOKUP", **cards}, table
+
+
+def write_flt(path: Path, *, chips: int = 2, cards_of_table: bool = False, table: bool = False, **cards: Any) -> Path:
     """Write a calibrated exposure of several chips in electrons, with SIP and, if asked, a lookup table."""
     sip = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "B_ORDER": 2,
            "A_2_0": 8e-5, "A_1_1": -5e-5, "B_0_2": 6e-5, "B_1_1": 4e-5}  # fmt: skip
@@ -271,8 +282,8 @@ def write_flt(path: Path, *, chips: int = 2, tables: bool = False, **cards: Any)
     for i in range(1, chips + 1):
         image = stars(seed=i, sky=50.0) * 10
         header = HST_SCIENCE | _hst_wcs(**sip) | {"BUNIT": "ELECTRONS", "CCDCHIP": chips + 1 - i, "IDCSCALE": HST_SCALE}
-        if tables:
-            header |= {"CPDIS1": "LOOKUP", "DP1": "EXTVER: 1", "DP1.EXTVER": 1.0}
+        if cards_of_table:
+            header |= {key: value for key, value in _lookup()[0].items() if "." not in key}
         flags = np.zeros(image.shape, dtype=np.int16)
         flags[3, 4], flags[20, 30] = 256, 4096 | 16
         for name, plane in (("SCI", image), ("ERR", np.sqrt(np.maximum(image, 0) + 25)), ("DQ", flags)):
@@ -280,5 +291,13 @@ def write_flt(path: Path, *, chips: int = 2, tables: bool = False, **cards: Any)
             hdus.append(
                 _with_cards(hdu, header | {k: v for k, v in cards.items() if k in header}) if name == "SCI" else hdu
             )
+    if cards_of_table:
+        for key, value in _lookup()[0].items():
+            name, _, part = key.partition(".")
+            if part:
+                card = fits.Card.fromstring(f"{name:8}= '{part}: {float(value)}'")
+                hdus[1].header.append(card, end=True)
+    if table:
+        hdus.append(_lookup()[1])
     fits.HDUList(hdus).writeto(path)
     return path

@@ -246,3 +246,34 @@ def write_ztf_image(
         name = f"{path.name.split('sciimg')[0]}sciimgdaopsfcent.fits"
         fits.PrimaryHDU((kernel / kernel.sum()).astype(np.float32)).writeto(path.with_name(name))
     return path
+
+
+def write_psfield(path: Path, sigma: float = 1.5) -> Path:
+    """Write a psField file: in each band one Gaussian, and its derivative by width times the column.
+
+    Returns
+    -------
+    Path
+        `path`.
+    """
+    y, x = np.mgrid[-25:26, -25:26].astype(float)
+    square = x**2 + y**2
+    spot = np.exp(-square / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+    wider = spot * (square / sigma**3 - 2 / sigma)
+    terms = np.zeros((2, 5, 5), np.float32)
+    terms[0, 0, 0] = 1
+    terms[1, 0, 1] = 0.4  # per 1000 columns
+    hdus = [fits.PrimaryHDU()]
+    for _ in range(5):
+        columns = [
+            fits.Column("NROW_B", "J", array=[1, 1]),
+            fits.Column("NCOL_B", "J", array=[1, 2]),
+            fits.Column("RNROW", "J", array=[51, 51]),
+            fits.Column("RNCOL", "J", array=[51, 51]),
+            fits.Column("C", "25E", dim="(5,5)", array=terms),
+            fits.Column("RROWS", "2601E", array=np.array([spot.ravel(), wider.ravel()], np.float32)),
+        ]
+        hdus.append(fits.BinTableHDU.from_columns(columns))
+    hdus.append(fits.BinTableHDU.from_columns([fits.Column("status", "5J", array=[[0, 0, 0, 0, 0]])]))
+    fits.HDUList(hdus).writeto(path)
+    return path

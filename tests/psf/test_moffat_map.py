@@ -55,18 +55,22 @@ def test_between_pixels_it_is_the_formula():
 
 
 def test_off_the_map_and_where_it_has_no_size():
-    sizes = np.full((20, 20), 4.0)
-    sizes[:5] = 0.0
-    sizes[5:7, 0] = np.nan
-    psf = MoffatMapPSF(sizes, 3.0, SHAPE, start=(100, 200))
-    assert psf.defined([100.0, 110.0, 90.0], [203.0, 210.0, 230.0]).tolist() == [False, True, True]
-    assert psf.widths([90.0], [230.0])[0] == pytest.approx(4.0)
-    with pytest.raises(PsfError, match=r"none at position \(100\.0, 203\.0\)"):
-        psf.kernels([110.0, 100.0], [210.0, 203.0])
+    """The nearest part that has one holds, to the size of blocks."""
+    sizes = np.full((100, 200), 4.0)
+    sizes[:, 100:] = 5.0
+    sizes[:, :40] = 0.0
+    sizes[50:52, 180:] = np.nan
+    psf = MoffatMapPSF(sizes, 3.0, SHAPE, start=(1000, 2000))
+    x, y = np.array([1000.0, 1060, 1190, 1190, 900, 1300]), np.array([2050.0, 2050, 2050, 2060, 2050, 2300])
+    np.testing.assert_allclose(psf.widths(x, y), [4, 4, 5, 5, 4, 5])
+    assert psf.defined(x, y).all()
+    check_psf(psf, x[:4], y[:4])
     with pytest.raises(PsfError, match="no positive size anywhere"):
         MoffatMapPSF(np.zeros((4, 4)), 3.0, SHAPE)
     with pytest.raises(ConfigError, match="an image"):
         MoffatMapPSF(np.ones(4), 3.0, SHAPE)
+    with pytest.raises(ConfigError, match="factor"):
+        MoffatMapPSF(np.ones((4, 4)), 3.0, SHAPE, factor=0.0)
 
 
 def test_weights_do_not_depend_on_other_positions():

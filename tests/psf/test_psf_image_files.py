@@ -5,7 +5,7 @@ import pytest
 from astropy.io import fits
 from photutils.psf import GriddedPSFModel, ImagePSF, make_epsf_from_psf
 
-from skygraft.errors import CorruptFileError, PsfError
+from skygraft.errors import CorruptFileError, PsfError, SkygraftError
 from skygraft.psf import GriddedPSF, OversampledPSF, check_psf, read_psf_image, read_psfield
 
 NIRCAM = 0.0311
@@ -253,7 +253,7 @@ def psfield(path, rng, status=(0, 0, 1, 0, 3), n_images=4):
     """A psField file, as the SDSS's photo pipeline writes them."""
     hdus = [fits.PrimaryHDU()]
     for _ in range(5):
-        rows = rng.normal(0, 1e-3, (n_images, 51 * 51))
+        rows = rng.normal(0, 1e-4, (n_images, 51 * 51))
         rows[0] += spot(51, 1, 1.3).ravel()
         c = rng.normal(0, 0.05, (n_images, 5, 5))
         c[0, 0, 0] = 1
@@ -301,3 +301,33 @@ def test_psfield_without_a_psf(tmp_path):
     plain = write(tmp_path / "psf.fits", (spot(25, 1), {}))
     with pytest.raises(PsfError, match="no psField file"):
         read_psfield(plain, "g")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_bytes_and_cards_are_refused_or_read(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    whole = [
+        (stamp(tmp_path / "stamp.fits", n=5), lambda path: read_psf_image(path, NIRCAM)),
+        (grid_file(tmp_path / "grid.fits", n=13), lambda path: read_psf_image(path, NIRCAM)),
+        (psfield(tmp_path / "field.fit", rng, n_images=1), lambda path: read_psfield(path, "r")),
+    ]
+    values = [b"'x'", b"-1", b"0", b"1e300", b"NaN", b"T", b"99999999", b"0.5", b"'(1,2,3)'", b""]
+    for k in range(24):
+        path, read = whole[k % 3]
+        content = bytearray(path.read_bytes())
+        cards = [i for i in range(0, min(len(content), 2880 * 4), 80) if content[i + 8 : i + 10] == b"= "]
+        match k % 4:
+            case 0:
+                content = content[: rng.integers(1, len(content))]
+            case 1:
+                for at in rng.integers(0, len(content), 4):
+                    content[at] = rng.integers(0, 256)
+            case _:
+                for i in rng.choice(cards, 2):
+                    content[i + 10 : i + 80] = values[rng.integers(len(values))].ljust(70)
+        damaged = path.with_name("damaged.fits")
+        damaged.write_bytes(content)
+        try:
+            assert np.isfinite(read(damaged).kernels([5.0], [5.0])).all()
+        except SkygraftError as error:
+            assert str(error)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skygraft.errors import WcsError
-from skygraft.wcs import FitsWcs, footprint, local_jacobian, pixel_scale
+from skygraft.wcs import FitsWcs, footprint, local_jacobian, pixel_scale, pixel_scales
 
 SCALE = 0.2 / 3600
 
@@ -122,3 +122,16 @@ def test_a_box_that_is_not_on_the_sky_is_an_error():
     box = SimpleNamespace(x_min=0, x_max=100, y_min=0, y_max=10)
     with pytest.raises(WcsError, match="no position"):
         footprint(wcs, box)
+
+
+def test_the_scale_at_very_many_places_is_that_at_each():
+    wcs = tan(150.0, 80.0)[0]
+    rng = np.random.default_rng(2)
+    few = rng.uniform(-30, 150, (2, 40))
+    np.testing.assert_array_equal(pixel_scales(wcs, *few), pixel_scale(wcs, *few))
+    x, y = rng.uniform(-30, 150, (2, 4000))
+    found = pixel_scales(wcs, x, y)
+    assert found.tobytes() != pixel_scale(wcs, x, y).tobytes()  # interpolated
+    np.testing.assert_allclose(found, pixel_scale(wcs, x, y), rtol=1e-7)
+    np.testing.assert_array_equal(pixel_scales(wcs, x[::-1], y[::-1]), found[::-1])
+    assert pixel_scales(wcs, x[:0], y[:0]).shape == (0,)

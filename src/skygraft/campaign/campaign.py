@@ -19,6 +19,8 @@ from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import CampaignError, CatalogError, ConfigError, OutputError, OutputExistsError
 from skygraft.execution.registering import begin_run, check_run
 from skygraft.monitoring.reporters import NoReporter, Reporter
+from skygraft.place_names import shown_place
+from skygraft.places import beneath, refresh
 from skygraft.records.events import RunStarted
 from skygraft.records.files import Layout, sweep_leftovers
 from skygraft.records.interruption import Interruption
@@ -90,13 +92,13 @@ class Campaign:
         given = survey.calibration.model_dump(mode="json", exclude_defaults=True)
         flux = injection.flux_mode + (f", in an aperture of {injection.aperture}" if injection.aperture else "")
         return f"Campaign {self.config.name}", [
-            ("survey", f"{images} in {survey.root}, format {survey.format}"),
+            ("survey", f"{images} in {shown_place(survey.root)}, format {survey.format}"),
             ("calibration", ", ".join(f"{k} {v}" for k, v in given.items()) or "as the images say"),
-            ("catalogue", str(self.config.catalog.path)),
+            ("catalogue", shown_place(self.config.catalog.path)),
             ("flux", f"{flux}; {'with' if injection.noise else 'without'} photon noise, seed {injection.seed}"),
             ("sky map", str(self.config.skymap)),
             ("cluster", self.config.cluster.kind),
-            ("output", str(self.layout.root)),
+            ("output", shown_place(self.layout.root)),
             ("plan", plan),
         ]
 
@@ -154,6 +156,7 @@ class Campaign:
 
         self._claim()
         with self.layout.locked(), Interruption():
+            self._sync(clean=True)
             plan = self._make_plan(processes)
             check_run(self.config, plan)
             problems: tuple[str, ...] = ()
@@ -162,7 +165,7 @@ class Campaign:
             except CampaignError as error:
                 problems = (error.message,)
                 states, _ = record_states(plan, self.layout)
-            return summarise_plan(
+            summary = summarise_plan(
                 self.config,
                 plan,
                 checks=checks,
@@ -174,6 +177,8 @@ class Campaign:
                 n_failed=states.count(FAILED, QUARANTINED),
                 problems=problems,
             )
+            self._publish()
+            return summary
 
     def run(
         self,
@@ -219,12 +224,14 @@ class Campaign:
         self._claim()
         with self.layout.locked(), Interruption() as interruption:
             reporter = reporter or NoReporter()
+            self._sync(clean=True)
             plan = self._current_plan(reporter.say)
             with Ledger(self.layout.ledger) as ledger:
                 states = resume_states(plan, self.config, redo=redo, ledger=ledger)
                 if n_removed := begin_run(self.config, plan, states.rows(WAITING, FAILED, QUARANTINED).tolist()):
                     reporter.say(f"{n_removed} datasets whose files will be replaced were removed from the repository")
                 self._write_config()
+                self._publish()  # workers of other machines need plan, configuration and catalogue
                 wanted = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
                 rows = states.rows(*wanted)
                 run = CampaignRun(self.config, plan, states, rows, reporter, interruption, ledger)
@@ -236,7 +243,19 @@ class Campaign:
                     sweep_leftovers(self.layout.root)
                     ledger.append([summary.ended()])
                     run.checkpoints.save()
+            self._publish()
         return summary
+
+    def _sync(self, *, clean: bool = False) -> None:
+        """If the outputs lie in a store, bring the work folder up to date with it."""
+        if (outputs := self.layout.outputs) is not None:
+            outputs.sync(clean=clean)
+            if clean:
+                self._claim()
+
+    def _publish(self) -> None:
+        if (outputs := self.layout.outputs) is not None:
+            outputs.publish_all()
 
     def status(self) -> Status:
         """The progress of the campaign, from its records and its ledger.
@@ -248,6 +267,7 @@ class Campaign:
         """
         from skygraft.campaign.checksums import look_at_files
 
+        self._sync()
         plan = campaign_plan(self.layout.plan)
         states, damaged = output_states(plan, self.layout)
         failed = states.rows(FAILED, QUARANTINED)
@@ -259,7 +279,7 @@ class Campaign:
         running = self.layout.is_locked()
         return Status(
             name=self.config.name,
-            output=str(self.layout.root),
+            output=shown_place(self.layout.root),
             n_images=len(plan),
             n_done=states.count(DONE),
             n_failed=len(failed),
@@ -314,6 +334,7 @@ class Campaign:
         """
         from skygraft.campaign.checksums import check_checksums
 
+        self._sync()
         try:
             useful = len(campaign_plan(self.layout.plan)) // _WORTH_A_PROCESS
         except DamagedPlanError:
@@ -378,6 +399,7 @@ class Campaign:
             If the ledger cannot be written; the old one is kept.
         """
         with self.layout.locked():
+            self._sync(clean=True)
             rescan(campaign_plan(self.layout.plan), self.config)
         return self.status()
 
@@ -472,4 +494,7 @@ class Campaign:
     def _replaced(self, plan: Plan) -> bool:
         """Whether a file that the plan left out was created, changed or removed since."""
         root = self.config.survey.root
-        return any(str(FileIdentity.find(root / bad["path"]) or "") != bad.get("stamp") for bad in plan.unusable)
+        paths = [beneath(root, bad["path"]) for bad in plan.unusable]
+        refresh(paths)
+        found = [str(FileIdentity.find(path) or "") for path in paths]
+        return any(now != bad.get("stamp") for now, bad in zip(found, plan.unusable, strict=True))

@@ -19,8 +19,18 @@ from typing import Any
 from skygraft.campaign.calling import Call
 from skygraft.catalog.partition_read import MARKER, damaged_partitions, partition_bounds
 from skygraft.config.campaign import CampaignConfig, load_config
-from skygraft.errors import CampaignError, CatalogError, ConfigError, CorruptFileError, SkygraftError
+from skygraft.errors import (
+    CampaignError,
+    CatalogError,
+    ConfigError,
+    CorruptFileError,
+    PlaceError,
+    PlaceNotFoundError,
+    SkygraftError,
+)
 from skygraft.json_text import parse_json
+from skygraft.place_names import is_copy
+from skygraft.places import bring
 from skygraft.records.file_checksums import compare, problem_of, read_checksum
 from skygraft.records.files import Layout
 from skygraft.records.image_record import read_record
@@ -223,6 +233,11 @@ def _file_of(path: Path, layout: Layout) -> str:
 
 def _compare_output(path: Path, wanted: Mapping[str, Any]) -> tuple[str, int]:
     """Read an output of an image, single or packed; see `skygraft.records.file_checksums.compare`."""
+    if is_copy(path) and not os.path.lexists(path):
+        try:
+            path = bring(path)
+        except PlaceError as error:
+            return ("it is gone" if isinstance(error, PlaceNotFoundError) else str(error)), 0
     if os.path.lexists(path) or not file_exists(path):
         return compare(path, wanted["n_bytes"], wanted["sha256"])
     try:

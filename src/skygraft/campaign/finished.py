@@ -34,6 +34,8 @@ def finished_rows(campaign: Campaign) -> tuple[Plan, NDArray[np.int64]]:
         If there is no plan, no image is done, or the output folder is that of another campaign.
     """
     layout = campaign.layout
+    if (outputs := layout.outputs) is not None:
+        outputs.sync()
     plan = campaign_plan(layout.plan)
     check_owner(campaign, plan)
     done = record_states(plan, layout)[0].rows(DONE)

@@ -16,6 +16,7 @@ from skygraft.execution.task import light_curves_of, sources_of
 from skygraft.exposure import Exposure
 from skygraft.formats import read_exposure
 from skygraft.injection.roles import Role
+from skygraft.places import bring
 from skygraft.planning.reading import read_image
 from skygraft.records.files import Layout
 from skygraft.records.image_record import read_record
@@ -140,7 +141,8 @@ def read_injected(config: CampaignConfig, image: PlannedImage) -> Exposure:
         As `skygraft.read_exposure`.
     """
     path = Layout(config.output).images / image.output
-    return read_exposure(path, format=image.format, **image.format_options())
+    path = bring(path)
+    return read_exposure(path, format=image.format, **image.format_options(path))
 
 
 def read_truth(layout: Layout, image: PlannedImage, record: Mapping[str, Any]) -> QTable:

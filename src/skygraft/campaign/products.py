@@ -317,4 +317,9 @@ def read_settings(layout: ProductLayout) -> dict[str, Any]:
     return content
 
 
-_COMMANDS = {"recovery": "recover", "verification": "verify", "apertures": "aperture"}
+_COMMANDS = {
+    "recovery": "recover",
+    "verification": "verify",
+    "apertures": "aperture",
+    "consistency": "check-consistency",
+}

@@ -32,6 +32,7 @@ from skygraft.execution.task import run_task
 from skygraft.monitoring.dashboard import DashboardReporter
 from skygraft.monitoring.overview import Overview, make_overview
 from skygraft.monitoring.reporters import Reporter
+from skygraft.place_names import shown_place
 from skygraft.records.checkpoint_writer import CheckpointWriter
 from skygraft.records.events import TablesStarted
 from skygraft.records.files import Layout
@@ -130,7 +131,9 @@ class CampaignRun:
     def work(self) -> Work:
         """The function that a task applies to its rows of the plan; rehearsals replace it."""
         plan, config = (FileIdentity.of(path).size_and_time for path in (self.layout.plan, self.layout.config))
-        return functools.partial(run_task, output=str(self.layout.root), plan=plan, config=config)
+        outputs = self.layout.outputs
+        output = str(self.layout.root) if outputs is None else outputs.at(self.config.work)
+        return functools.partial(run_task, output=output, plan=plan, config=config)
 
     def say(self, text: str) -> None:
         """Show a message to whoever watches the run."""
@@ -164,7 +167,7 @@ class CampaignRun:
         columns = {name: numbers(table.column(name)) for name in (*_OF_OVERVIEW, "n_bytes")}
         # What is written is about as large as what is read; `skygraft plan` knows better, but takes longer.
         to_read, free = int(columns.pop("n_bytes")[self.rows].sum()), shutil.disk_usage(self.layout.root).free
-        if free < to_read:
+        if free < to_read and self.layout.outputs is None:
             self.say(
                 f"the images take about {to_read / 1e9:.3g} GB; {free / 1e9:.3g} GB are free in {self.layout.root}"
             )
@@ -246,6 +249,10 @@ class CampaignRun:
     def _make_tables(self, client: Client | None, watch: ClusterWatch | None) -> list[str]:
         """Make the tables and the provenance; returns lines for the summary."""
         self.ledger.append([TablesStarted()])
+        if (outputs := self.layout.outputs) is not None:
+            outputs.sync()  # the records that workers of other machines published
+            # Work folders are of one machine, and this one has all records.
+            client = client if self.config.cluster.kind == "local" else None
         found = consolidate(self.config, self.plan, functools.partial(map_items, client, watch=watch))
         if found.problems:
             reopen(self.plan, self.layout, self.states, self.ledger, [image_id for image_id, _ in found.problems])
@@ -267,7 +274,7 @@ class CampaignRun:
         failed = states.rows(FAILED, QUARANTINED)
         unusable = unusable_images(self.plan)
         return RunSummary(
-            output=str(self.layout.root),
+            output=shown_place(self.layout.root),
             n_images=len(self.plan),
             n_done=result.n_done,
             n_skipped=max(0, states.count(DONE) - result.n_done),

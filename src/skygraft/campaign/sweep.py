@@ -27,6 +27,7 @@ from skygraft.campaign.sweep_task import SweptImage, measure_row
 from skygraft.disk import FileIdentity, atomic_path
 from skygraft.errors import CampaignError, ConfigError
 from skygraft.json_text import parse_json
+from skygraft.place_names import shown_place
 from skygraft.records.files import json_text, write_json
 from skygraft.records.interruption import Interruption
 from skygraft.records.lock import locked
@@ -200,7 +201,10 @@ def sweep(
             processes=processes,
             useful=len(wanted) // _IMAGES_PER_PROCESS,
         ) as call:
-            return replace(work.run(call, wanted, missing, redo=redo), seconds=round(time.perf_counter() - began, 2))
+            summary = work.run(call, wanted, missing, redo=redo)
+        if (outputs := campaign.layout.outputs) is not None:
+            outputs.publish_all()
+        return replace(summary, seconds=round(time.perf_counter() - began, 2))
 
 
 def _json_types(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,7 +288,7 @@ class _Sweep:
         n_lost = self.counts["not done"]
         return SweepSummary(
             self.product.name,
-            str(self.files.folder),
+            shown_place(self.files.folder),
             n_images=len(wanted) - n_lost,
             n_measured=self.counts["measured"] + self.counts["renewed"],
             n_skipped=self.counts["skipped"],

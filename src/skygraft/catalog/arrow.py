@@ -16,7 +16,7 @@ from astropy.table import meta as table_meta
 from astropy.units import Quantity, UnrecognizedUnit
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow_arrays import arrow_array, numpy_array, one_array, texts_of
+from skygraft.catalog.arrow_arrays import arrow_array, numpy_array, one_array, repeated_text, texts_of
 from skygraft.catalog.columns import SOURCE_TYPE, ColumnReader, Refusal, parse_unit, refuse
 from skygraft.catalog.votables import parse_votable
 from skygraft.errors import CorruptFileError
@@ -45,7 +45,9 @@ def to_arrow(table: QTable) -> pa.Table:
         mask = getattr(column, "mask", None)
         raw = np.asarray(getattr(column, "unmasked", column))
         raw = np.asarray(raw.value if isinstance(raw, Quantity) else np.ma.getdata(raw))
-        if raw.dtype.kind in "SUOT":
+        if raw.dtype.kind == "U" and raw.strides == (0,) and raw.size and mask is None:
+            array = repeated_text(str(raw[0]).strip(), raw.size)
+        elif raw.dtype.kind in "SUOT":
             array = arrow_array(ColumnReader(column, name).texts(), mask)
         elif raw.dtype.kind not in "biufM" or raw.ndim != 1:
             shape = f" of shape {raw.shape[1:]}" if raw.ndim > 1 else ""

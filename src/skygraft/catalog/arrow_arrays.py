@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["arrow_array", "numpy_array", "one_array", "texts_of"]
+__all__ = ["arrow_array", "numpy_array", "one_array", "repeated_text", "texts_of"]
 
 _NUMPY_NAMES = {"bool": "?", "halffloat": "f2", "float": "f4", "double": "f8"}
 
@@ -39,6 +39,26 @@ def arrow_array(values: NDArray[Any], mask: Any = None) -> pa.Array:
     kind = pa.from_numpy_dtype(values.dtype)
     data = np.packbits(values, bitorder="little") if values.dtype.kind == "b" else np.ascontiguousarray(values)
     return pa.Array.from_buffers(kind, values.size, [valid, pa.py_buffer(data)])
+
+
+def repeated_text(text: str, n: int) -> pa.Array:
+    """Make an Arrow array of one text, n times, as `arrow_array` would of an array of it.
+
+    Parameters
+    ----------
+    text : str
+    n : int
+
+    Returns
+    -------
+    pyarrow.Array
+    """
+    content = np.frombuffer(text.encode(), dtype=np.uint8)
+    offsets = np.arange(n + 1, dtype=np.int64) * content.size
+    if offsets[-1] > np.iinfo(np.int32).max:
+        return pa.array([text] * n, type=pa.large_string())
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(np.tile(content, n))]
+    return pa.Array.from_buffers(pa.string(), n, buffers)
 
 
 def _utf8(texts: NDArray[Any]) -> tuple[Any, bytes | NDArray[np.uint8]]:

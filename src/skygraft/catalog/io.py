@@ -30,6 +30,7 @@ from skygraft.catalog.text_tables import FETCH_AGAIN, read_csv, read_ecsv
 from skygraft.catalog.votables import read_votable
 from skygraft.errors import CatalogError, CorruptFileError
 from skygraft.paths import home_expanded
+from skygraft.places import bring_all, is_place
 
 __all__ = [
     "FORMATS",
@@ -120,6 +121,7 @@ def read_catalog(
     CorruptFileError
         If the file cannot be read.
     """
+    path = bring_all(path) if is_place(path) else path
     table = read_table(path, hdu=hdu)
     out = normalize_catalog(table, dialect, band, origin=os.fspath(path), on_bad=on_bad, columns=columns)
     resolve_stamps(out, stamps_beside(Path(path)), on_bad)

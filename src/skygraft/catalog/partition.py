@@ -57,6 +57,7 @@ from skygraft.catalog.preparation import Preparation, prepared
 from skygraft.catalog.schema import values
 from skygraft.catalog.stamp_paths import StampAddress
 from skygraft.errors import CatalogError, CorruptFileError, OutputExistsError
+from skygraft.place_names import shown_place
 
 __all__ = ["OUTSIDE", "SPOOL", "Locator", "PartitionSummary", "Preparation", "partition_catalog"]
 
@@ -252,7 +253,7 @@ def _spool(
     prepare: Preparation | None,
 ) -> tuple[list[_Run], str, int]:
     """Write the chunks to disk, each sorted, and check that ids are unique over all of them."""
-    origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
+    origin = shown_place(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
     every = StoredIntegers(spool / "ids")
     schema: pa.Schema | None = None

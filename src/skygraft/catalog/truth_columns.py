@@ -114,9 +114,10 @@ def new_truth(n: int, values: Mapping[str, Any]) -> QTable:
         if column.before is None:
             content = values[column.name]
         else:
-            content = np.full(n, column.before, dtype=_DTYPES[column.kind])
-        columns[column.name] = content * u.Unit(column.unit) if column.quantity else content
-    return QTable(columns)
+            content = np.broadcast_to(np.array(column.before, dtype=_DTYPES[column.kind]), n)
+        content = u.Quantity(content, column.unit, copy=False) if column.quantity else content
+        columns[column.name] = content
+    return QTable(columns, copy=False)
 
 
 def describe_columns(columns: Iterable[TruthColumn]) -> list[tuple[str, str]]:

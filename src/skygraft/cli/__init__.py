@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from skygraft.cli import campaigns, catalog, demo, images
+from skygraft.cli import campaigns, catalog, demo, images, psf
 from skygraft.cli.common import state
 
 __all__ = ["app", "main"]
@@ -44,6 +44,7 @@ def _global(
 for _module in (demo, images, campaigns):
     _module.register(app)
 app.add_typer(catalog.app, name="catalog", rich_help_panel="Catalogues")
+app.add_typer(psf.app, name="psf", rich_help_panel="Images")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from skygraft.cli.aperture import aperture
+from skygraft.cli.consistency import check_consistency
 from skygraft.cli.plan import plan
 from skygraft.cli.recover import recover
 from skygraft.cli.report import report
@@ -19,5 +20,5 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (plan, run, status, verify, recover, report, show, triplets, aperture):
+    for function in (plan, run, status, verify, recover, report, show, triplets, aperture, check_consistency):
         app.command(rich_help_panel="Campaigns")(function)

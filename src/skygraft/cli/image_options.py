@@ -24,6 +24,7 @@ __all__ = [
     "format_options",
     "psf_of",
     "read_image",
+    "wings_of",
 ]
 
 _OWN_OPTIONS = {
@@ -36,6 +37,13 @@ _OWN_OPTIONS = {
     "hdu": "--hdu",
 }
 
+
+def _readable(text: str | None) -> str | None:
+    """Refuse settings of a PSF that are no YAML before an image is read."""
+    psf_of(text)
+    return text
+
+
 Aperture = Annotated[
     str | None,
     typer.Option(
@@ -44,11 +52,15 @@ Aperture = Annotated[
         show_default=False,
     ),
 ]
-FormatName = Annotated[str, typer.Option("--format", help="Format of the image.")]
+FormatName = Annotated[
+    str, typer.Option("--format", help="Format of the image, or the class of one of your own (my_module:MyFormat).")
+]
 Psf = Annotated[
     str | None,
     typer.Option(
-        help="PSF to use instead of the image's own: a PSFEx file, 'moffat:0.9 arcsec' or 'gaussian:3.5 pix' (FWHM).",
+        help="PSF to use instead of the image's own: its file, 'moffat:0.9 arcsec' or 'gaussian:3.5 pix' (FWHM), or "
+        "settings such as '{path: psf.fits, oversampling: 4}'.",
+        callback=_readable,
         show_default=False,
     ),
 ]
@@ -111,12 +123,44 @@ def format_options(
 
 
 def psf_of(text: str | None) -> Any:
-    """Return what ``--psf`` says: a file, or kind and FWHM of an analytic PSF."""
+    """Return what ``--psf`` says: a file, kind and FWHM of an analytic PSF, or settings in YAML."""
+    if text is not None and text.lstrip().startswith("{") and not Path(text).exists():
+        from skygraft.config.yaml_schema import parse_yaml
+        from skygraft.yaml_text import YamlError
+
+        try:
+            return parse_yaml(text)
+        except YamlError as error:
+            raise fail(f"--psf {text}: no YAML ({str(error).lstrip(' :')})", code=2) from None
     if text is not None:
         kind, colon, fwhm = text.partition(":")
         if colon and not Path(text).exists():
             return {"kind": kind, "fwhm": fwhm.strip()}
     return text
+
+
+def wings_of(text: str | None) -> Any:
+    """Return the settings of ``--wings``: of a YAML file, or given as YAML; None for none."""
+    if text is None:
+        return None
+    from skygraft.config.yaml_schema import parse_yaml, read_yaml
+    from skygraft.injection.wing_settings import WingSettings
+    from skygraft.yaml_text import YamlError
+
+    path = Path(text)
+    folder = None
+    if not text.lstrip().startswith("{") and "\n" not in text:
+        content, folder = read_yaml(path, "file of wings"), path.parent
+    else:
+        try:
+            content = parse_yaml(text)
+        except YamlError as error:
+            raise fail(f"--wings: the text is no YAML ({str(error).lstrip(' :')})", code=2) from None
+    # The section itself, or what holds it in a campaign file.
+    for key in ("injection", "wings"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    return WingSettings.of(content, folder)
 
 
 def read_image(

@@ -37,7 +37,9 @@ from skygraft.cli.image_options import (
     Psf,
     Zeropoint,
     format_options,
+    psf_of,
     read_image,
+    wings_of,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +76,24 @@ class CoaddNoise(StrEnum):
 
     correlated = "correlated"
     white = "white"
+
+
+class Stars(StrEnum):
+    """Ways to draw stars."""
+
+    precise = "precise"
+    fast = "fast"
+    grid = "grid"
+    stamps = "stamps"
+    galsim = "galsim"
+
+
+class Galaxies(StrEnum):
+    """Ways to draw galaxies."""
+
+    fast = "fast"
+    precise = "precise"
+    galsim = "galsim"
 
 
 class ConventionsName(StrEnum):
@@ -133,6 +153,8 @@ def inspect(
     Example:  skygraft inspect skygraft-demo/survey/calexp-1002-0.fits
     """
     from skygraft.cli.describe import describe_rows
+    from skygraft.place_names import shown_place
+    from skygraft.places import given_path
     from skygraft.processes import careful_map
 
     look = _Inspector(format, aperture, psf, zeropoint, hdu, format_options(option, ccds, allow_pickle))
@@ -140,7 +162,7 @@ def inspect(
     if json:
         emit_json(content)
     else:
-        show_rows(describe_rows(content), str(image))
+        show_rows(describe_rows(content), shown_place(given_path(image)))
 
 
 @command
@@ -202,6 +224,33 @@ def inject(
     coadd_noise: Annotated[
         CoaddNoise, typer.Option(help="Add noise to a coadd that is correlated like its own, or white noise.")
     ] = CoaddNoise.correlated,
+    stars: Annotated[
+        Stars,
+        typer.Option(
+            help="Draw stars to single precision (on a grid where they are crowded), faster, all on a grid, none on a "
+            "grid, or by GalSim."
+        ),
+    ] = Stars.precise,
+    galaxies: Annotated[
+        Galaxies, typer.Option(help="Draw galaxies fast, more precisely, or by GalSim.")
+    ] = Galaxies.fast,
+    flux_tolerance: Annotated[
+        float, typer.Option(help="Fraction of a source's flux that may fall outside its stamp.", callback=finite)
+    ] = 1e-3,
+    mask_threshold: Annotated[
+        float,
+        typer.Option(
+            help="Mark pixels as INJECTED that change by more than this fraction of their noise.", callback=finite
+        ),
+    ] = 0.1,
+    wings: Annotated[
+        str | None,
+        typer.Option(
+            help="Extended wings of the PSF: a YAML file with the section wings, as 'skygraft psf wings' writes it, or "
+            "its content, such as '{model: power_law, alpha: 3, join: 12 pix, outer: 300 arcsec}'.",
+            show_default=False,
+        ),
+    ] = None,
     truth: Annotated[
         Path | None,
         typer.Option(help="Write one row per source: .parquet, .ecsv, .fits or .csv.", show_default=False),
@@ -220,12 +269,14 @@ def inject(
     from skygraft.disk import atomic_path
     from skygraft.errors import InjectionError
     from skygraft.formats import write_exposure
+    from skygraft.formats.given import psf_files
     from skygraft.injection import inject as inject_sources
     from skygraft.injection.coadd_noise import noise_words
+    from skygraft.injection.winged import describe_wings
 
     if truth is not None and truth.suffix not in (".parquet", ".ecsv", ".fits", ".csv"):
         raise fail(f"{truth}: a truth table is .parquet, .ecsv, .fits or .csv", code=2)
-    inputs = [image, catalog, *([Path(psf)] if psf is not None else []), *(ccds or ())]
+    inputs = [image, catalog, *psf_files(psf_of(psf)), *(ccds or ())]
     _check_outputs([path for path in (output, truth) if path is not None], inputs, overwrite)
     by_aperture = flux_mode is FluxMode.aperture
     options = format_options(option, ccds, allow_pickle)
@@ -254,6 +305,11 @@ def inject(
             mark_injected=mark_injected,
             conventions=conventions.value,
             variance=variance,
+            stars=stars.value,
+            galaxies=galaxies.value,
+            flux_tolerance=flux_tolerance,
+            mask_threshold=mask_threshold,
+            wings=wings_of(wings),
         )
     if injection.summary["n_drawn"] == 0:
         flags = ", ".join(f"{n} x {name}" for name, n in injection.summary["flags"].items())
@@ -279,6 +335,8 @@ def inject(
         ("flux mode", summary["flux_mode"]),
         ("calibrated to", "unknown" if calib is None else calib.reference_text),
     ]
+    if "wings" in summary:
+        rows.append(("wings", describe_wings(summary["wings"])))
     if summary["gain"] is not None:
         rows.append(("gain", f"{summary['gain']:.4g} electrons per image unit ({summary['gain_origin']})"))
     if summary["noise_correlation"] is not None:
@@ -293,8 +351,15 @@ def _check_outputs(outputs: list[Path], inputs: list[Path], overwrite: bool) -> 
     """Raise, before any work is done, if an output would replace something or cannot be written."""
     from skygraft.errors import OutputError, OutputExistsError
     from skygraft.formats.base import refuse_overwrite
+    from skygraft.places import given_path, is_place
 
     for path in outputs:
+        if is_place(path):
+            raise OutputError(
+                "this command writes files of this machine",
+                path=given_path(path),
+                fix="Name one; a campaign writes to stores (output: in its YAML file)",
+            )
         refuse_overwrite(path, inputs, overwrite=overwrite)
         if not path.parent.is_dir():
             raise OutputError(f"there is no directory {str(path.parent)!r}", path=path, fix="Make it first")

@@ -20,6 +20,7 @@ from distributed.versions import get_versions
 
 from skygraft.config.campaign import CampaignConfig
 from skygraft.errors import OutputError
+from skygraft.place_names import is_copy
 from skygraft.records.image_record import PIXEL_VERSION
 
 __all__ = ["PACKAGES", "Expectation", "Fitness", "relevant_versions", "software", "version_differences"]
@@ -137,7 +138,10 @@ class Expectation:
     def of(cls, config: CampaignConfig) -> Self:
         """Return what a campaign needs, as seen by this process."""
         root, catalog = config.survey.root, config.catalog.path
-        with os.scandir(root) as entries:
+        landmark, catalog_bytes = "", 0
+        if not is_copy(catalog):
+            catalog_bytes = catalog.stat().st_size
+        with os.scandir(root) if not is_copy(root) else contextlib.nullcontext(()) as entries:
             landmark = min((entry.name for entry in entries if not entry.name.startswith(".")), default="")
         return cls(
             software=tuple(software().items()),
@@ -145,7 +149,7 @@ class Expectation:
             catalog=catalog,
             output=config.output,
             landmark=landmark,
-            catalog_bytes=catalog.stat().st_size,
+            catalog_bytes=catalog_bytes,
             token=secrets.token_hex(8),
         )
 
@@ -162,6 +166,8 @@ class Expectation:
         OutputError
             If it cannot be written.
         """
+        if is_copy(self.output):
+            return  # each machine has a work folder of its own
         try:
             self.token_path.write_text(self.token, encoding="ascii")
         except OSError as error:
@@ -197,12 +203,14 @@ class Expectation:
     def _inputs(self) -> list[str]:
         problems = []
         try:
-            with os.scandir(self.root):
+            with os.scandir(self.root) if not is_copy(self.root) else contextlib.nullcontext():
                 pass
             if self.landmark and not os.path.lexists(self.root / self.landmark):
                 problems.append(f"the survey's folder {self.root} differs here: {self.landmark} is not in it")
         except OSError as error:
             problems.append(f"the survey's folder {self.root} cannot be read ({error.strerror or error})")
+        if is_copy(self.catalog):
+            return problems
         try:
             size = self.catalog.stat().st_size
             with self.catalog.open("rb"):
@@ -216,6 +224,8 @@ class Expectation:
         return problems
 
     def _outputs(self) -> list[str]:
+        if is_copy(self.output):
+            return []
         try:
             token = self.token_path.read_text(encoding="ascii")
         except FileNotFoundError:

@@ -7,6 +7,8 @@ read back unchanged. Every key is described where it is declared; ``CampaignConf
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -18,21 +20,36 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from skygraft.config.cluster import AnyCluster
 from skygraft.config.cluster_kinds import LocalConfig
-from skygraft.config.inputs import ButlerConfig, CalibrationConfig, CatalogConfig, Radius, SurveyConfig
+from skygraft.config.inputs import (
+    ButlerConfig,
+    CalibrationConfig,
+    CatalogConfig,
+    Radius,
+    ScratchConfig,
+    StorageConfig,
+    SurveyConfig,
+)
 from skygraft.config.recovery import RecoveryConfig
+from skygraft.config.wings import WingsConfig
 from skygraft.config.yaml_schema import (
     BASE_DIR,
+    SCRATCH,
+    WORK,
     Flag,
+    OutputPlace,
     PositiveFloat,
     PositiveInt,
     ResolvedPath,
     Section,
     config_error,
     describe_problems,
+    parse_bytes,
     read_yaml,
 )
 from skygraft.conventions import Conventions, check_conventions
 from skygraft.errors import ConfigError, SkygraftError
+from skygraft.paths import home_expanded
+from skygraft.place_names import is_copy, is_url, shown_place
 from skygraft.render.engines import stored_galaxy_engine, stored_star_engine
 from skygraft.skymap import get_skymap
 
@@ -83,11 +100,13 @@ class InjectionConfig(Section):
     """The mask plane INJECTED marks pixels that change by more than this fraction of their noise."""
     mark_injected: Flag = True
     """Add the mask planes INJECTED and INJECTED_CORE."""
-    stars: Annotated[Literal["precise", "fast", "galsim", "fourier", "taps"], AfterValidator(stored_star_engine)] = (
-        "fourier"
-    )
-    """How stars are shifted by fractions of a pixel: to single precision, faster, or by GalSim. ``fourier`` and
-    ``taps`` are earlier names of ``precise`` and ``fast``, which are stored so that campaigns keep their records."""
+    stars: Annotated[
+        Literal["precise", "fast", "grid", "stamps", "galsim", "fourier", "taps"], AfterValidator(stored_star_engine)
+    ] = "fourier"
+    """How stars are shifted by fractions of a pixel: to single precision, faster, or by GalSim. Where there are very
+    many, the first two draw them together on a grid; ``grid`` does so everywhere and ``stamps`` nowhere. ``fourier``
+    and ``taps`` are earlier names of ``precise`` and ``fast``, which are stored so that campaigns keep their
+    records."""
     galaxies: Annotated[Literal["fast", "precise", "galsim", "fourier"], AfterValidator(stored_galaxy_engine)] = (
         "fourier"
     )
@@ -96,6 +115,8 @@ class InjectionConfig(Section):
     """Conventions to draw sources by; those of ``lsst_source_injection`` reproduce that package's pixels."""
     variance: Flag | None = None
     """Add the sources' variance to the variance plane; by default as `noise`."""
+    wings: WingsConfig | None = None
+    """Extended wings of the PSF; by default none."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -127,8 +148,8 @@ class CampaignConfig(Section):
     """Which images to inject into."""
     catalog: CatalogConfig
     """Which sources to inject."""
-    output: ResolvedPath
-    """Folder for the outputs."""
+    output: OutputPlace
+    """Folder for the outputs, or its URL."""
     skymap: SkyMapSpec = "hsc_rings_v1"
     """Sky map whose tracts and patches divide the sky: a name, or a mapping with a ``kind``."""
     injection: InjectionConfig = InjectionConfig()
@@ -145,20 +166,39 @@ class CampaignConfig(Section):
     """Largest number of images in a task."""
     retries: Annotated[int, Field(ge=0, strict=True)] = 1
     """Number of further attempts for an image that failed for a reason that may be temporary, after all others."""
+    storage: StorageConfig = StorageConfig()
+    """Options of the stores that URLs are in."""
+    scratch: ScratchConfig = ScratchConfig()
+    """Where copies of files from stores are kept while they are used."""
+    work: ResolvedPath | None = None
+    """With a URL as `output`: folder for plan, ledger and tables while the campaign runs, by default in that of
+    `scratch`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.cluster.check_task(self.task_seconds)
-        if self.survey.root.is_relative_to(self.output):
+        butler = self.survey.butler
+        if is_copy(self.output) and butler is not None and butler.output_run is not None:
             raise ValueError(
-                f"output is {str(self.output)!r}, a folder that the survey lies in; outputs would be mistaken for "
-                "inputs. Name a folder of its own"
+                "output is a URL, and a Butler repository registers files of its own file system; give a folder as "
+                "output, or leave survey.butler.output_run out"
+            )
+        if self.work is not None and not is_copy(self.output):
+            raise ValueError("work belongs to an output that is a URL; leave it out")
+        if Path(shown_place(self.survey.root)).is_relative_to(shown_place(self.output)):
+            raise ValueError(
+                f"output is {shown_place(self.output)!r}, a folder that the survey lies in; outputs would be mistaken "
+                "for inputs. Name a folder of its own"
             )
         return self
 
     def resolved(self) -> dict[str, Any]:
         """Return the configuration as JSON types, with absolute paths and defaults; `parse_config` reads it back."""
         dumped: dict[str, Any] = self.model_dump(mode="json")
+        # Campaigns that use no store are written as they were before there were these keys.
+        for key in ("storage", "scratch", "work"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                del dumped[key]
         return dumped
 
     def to_yaml(self) -> str:
@@ -188,6 +228,12 @@ class CampaignConfig(Section):
             "injection": resolved["injection"],
             "margin_arcsec": resolved["margin_arcsec"],
         }
+        if self.injection.wings is not None:
+            from skygraft.injection.wing_settings import WingSettings
+
+            # A measured profile counts by its numbers, wherever its table lies.
+            wings = WingSettings.of(self.injection.wings.model_dump()).record()
+            parts["injection"] = {**resolved["injection"], "wings": wings}
         butler = self.survey.butler
         if butler is not None and butler.output_run is not None:
             # The output files record which datasets they are.
@@ -199,6 +245,7 @@ class CampaignConfig(Section):
 _LATER_SETTINGS: tuple[tuple[str, Any], ...] = (
     ("injection.conventions", "skygraft"),
     ("injection.variance", None),
+    ("injection.wings", None),
     ("catalog.columns", []),
     ("catalog.select", ""),
     ("survey.role", "auto"),
@@ -277,6 +324,35 @@ def _with_skymap(content: Mapping[str, Any], base: Path) -> dict[str, Any]:
     return {**content, "skymap": as_skymap(skymap, repository(str(repo), base) if repo else None)}
 
 
+def _places(content: Mapping[str, Any], context: dict[str, Any]) -> dict[str, Any]:
+    """The scratch folder for what lies in stores, as a part of pydantic's context; none if no value is a URL."""
+    if not _has_url(content):
+        return {}
+    from skygraft.places import Scratch, use_scratch
+    from skygraft.places.scratch import default_folder
+
+    # What is wrong with these is reported with the rest.
+    storage, scratch = StorageConfig(), ScratchConfig()
+    with contextlib.suppress(ValidationError, SkygraftError):
+        storage = StorageConfig.model_validate(content.get("storage") or {}, context=context)
+    with contextlib.suppress(ValidationError, SkygraftError):
+        scratch = ScratchConfig.model_validate(content.get("scratch") or {}, context=context)
+    n_bytes = 0 if scratch.max_bytes is None else parse_bytes(scratch.max_bytes)
+    given = Scratch(scratch.folder or default_folder(), storage.storage(), n_bytes)
+    use_scratch(given)
+    work = content.get("work")
+    folder = Path(os.path.normpath(context[BASE_DIR] / home_expanded(work))) if isinstance(work, str) else given.folder
+    return {SCRATCH: given, WORK: dataclasses.replace(given, folder=folder)}
+
+
+def _has_url(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_url, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_url, value))
+    return is_url(value)
+
+
 def parse_config(
     content: Any, *, base_dir: str | os.PathLike[str] | None = None, path: str | os.PathLike[str] | None = None
 ) -> CampaignConfig:
@@ -311,8 +387,9 @@ def parse_config(
         )
     base = Path(base_dir) if base_dir is not None else Path.cwd()
     content = _with_skymap(content, base)
+    context = {BASE_DIR: base.resolve()}
     try:
-        return CampaignConfig.model_validate(content, context={BASE_DIR: base.resolve()})
+        return CampaignConfig.model_validate(content, context=context | _places(content, context))
     except ValidationError as error:
         problems = describe_problems(error, CampaignConfig)
     except SkygraftError as error:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
-from skygraft.config.yaml_schema import Name, PositiveFloat, ResolvedPath, Section, base_dir
+from skygraft.config.psf_templates import check_template, psf_of_image, psf_templates
+from skygraft.config.yaml_schema import Name, PositiveFloat, ResolvedPath, ResolvedPlace, Section, Size, base_dir
 from skygraft.photometry import parse_radius
+from skygraft.place_names import is_url
 
-__all__ = ["ButlerConfig", "CalibrationConfig", "CatalogConfig", "Radius", "SurveyConfig"]
+if TYPE_CHECKING:
+    from skygraft.places import Storage
+
+__all__ = [
+    "ButlerConfig",
+    "CalibrationConfig",
+    "CatalogConfig",
+    "Radius",
+    "ScratchConfig",
+    "StorageConfig",
+    "SurveyConfig",
+]
 
 
 def _radius(value: Any) -> Any:
@@ -43,6 +55,16 @@ def _expression(value: str) -> str:
     return check_expression(value)
 
 
+def _endpoint(value: str | None) -> str | None:
+    if value is not None:
+        from skygraft.places import checked_url
+
+        checked_url(value)
+        if not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value!r} is not the address of a server; give it like https://minio.example.org")
+    return value
+
+
 # Any, not a union: pydantic reports one problem for each member of a union.
 Radius = Annotated[Any, AfterValidator(_radius)]
 FormatName = Annotated[str, AfterValidator(_format)]
@@ -61,50 +83,43 @@ class CalibrationConfig(Section):
     gain: PositiveFloat | None = None
     """Electrons per image unit."""
     psf: Any = None
-    """PSFEx file of each image, relative to the image, such as ``{stem}.psf``, where ``{stem}`` and ``{name}`` are
-    those of the image file; or one model for all images, such as ``{kind: moffat, fwhm: 0.9 arcsec}``."""
+    """File with the PSF of each image, relative to the image or to `root`, such as ``{stem}.psf``, where ``{stem}`` and
+    ``{name}`` are those of the image file, and ``{band}``, ``{visit}``, ``{detector}`` and ``{instrument}`` what is
+    known of the image; or a model, such as ``{kind: moffat, fwhm: 0.9 arcsec}`` or ``{kind: image, path:
+    "psf_{band}.fits"}``; or one of these for each band: ``{band: {g: ..., r: ...}}``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.unit is not None and self.zeropoint is None:
             raise ValueError("unit is given without zeropoint; give both or neither")
         if isinstance(self.psf, Mapping):
-            if self.psf.get("kind") == "psfex":
-                raise ValueError("psf: for a PSFEx model give the name of its file, such as '{stem}.psf'")
-            from skygraft.formats.given import make_psf
+            from skygraft.formats.given import check_psf_settings
 
-            make_psf(self.psf, 1.0)
+            check_psf_settings(self.psf)
         elif self.psf is not None and not isinstance(self.psf, str):
             raise ValueError(f"psf is {self.psf!r}; the name of a file or a mapping with a kind is needed")
-        self.psf_of(Path("image.fits"))
+        for text in psf_templates(self.psf):
+            check_template(text)
         return self
 
-    def psf_of(self, image: Path) -> Path | dict[str, Any] | None:
+    def psf_of(self, image: Path, root: Path | None = None, known: Mapping[str, Any] | None = None) -> Any:
         """Return the PSF of an image.
 
         Parameters
         ----------
         image : Path
             Path of the image file.
+        root : Path, optional
+            Folder that names of PSF files are relative to if there is no such file beside the image.
+        known : mapping, optional
+            What is known of the image: ``band``, ``visit``, ``detector``, ``instrument``.
 
         Returns
         -------
         Path, dict or None
-            Path of the PSFEx file, or the model; None if the image's own PSF is used.
+            Path of the PSF's file, or the model; None if the image's own PSF is used.
         """
-        if not isinstance(self.psf, str):
-            model: dict[str, Any] | None = self.psf
-            return model
-        stem = image.name.removesuffix(".fz").removesuffix(".gz")
-        try:
-            parts = list(string.Formatter().parse(self.psf))
-        except ValueError as error:
-            raise ValueError(f"psf is {self.psf!r}; only {{stem}} and {{name}} can stand in it ({error})") from error
-        given = {None: "", "stem": Path(stem).stem, "name": image.name}
-        odd = [field for _, field, form, conversion in parts if field not in given or form or conversion]
-        if odd:
-            raise ValueError(f"psf is {self.psf!r}; only {{stem}} and {{name}} can stand in it, not {odd[0]!r}")
-        return image.parent / "".join(text + given[field] for text, field, _, _ in parts)
+        return psf_of_image(self.psf, image, root, known or {})
 
     def photo_calib(self) -> dict[str, Any] | None:
         """Return the calibration that replaces the image's own, as `read_exposure` takes it; None if there is none."""
@@ -182,10 +197,10 @@ class ButlerConfig(Section):
 class SurveyConfig(Section):
     """Which images to inject into: exactly one of `images`, `ccds`, `butler` and `index`."""
 
-    root: ResolvedPath = Path()
-    """Folder that `images` and the layout of the outputs are relative to; by default that of the file."""
+    root: ResolvedPlace = Path()
+    """Folder, or URL, that `images` and the layout of the outputs are relative to; by default that of the file."""
     images: str | tuple[str, ...] | None = None
-    """Glob pattern of the image files (``**`` allowed), or a list of them."""
+    """Glob pattern of the image files (``**`` allowed), or a list of them; URLs too."""
     ccds: str | None = None
     """Table of CCDs in the layout of the Legacy Surveys."""
     butler: ButlerConfig | None = None
@@ -202,6 +217,21 @@ class SurveyConfig(Section):
     role: Literal["auto", "science", "template"] = "auto"
     """What the images are in a search for transients: a source may be meant for ``science`` images or for templates
     alone (`inject_into`). ``auto`` takes coadds for templates."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _root_of_urls(cls, content: Any) -> Any:
+        """Of images given as URLs, make what they have in common the root, which their names are relative to."""
+        if not isinstance(content, Mapping):
+            return content
+        images = content.get("images")
+        images = [images] if isinstance(images, str) else images
+        if not isinstance(images, list | tuple) or not any(map(is_url, images)):
+            return content
+        from skygraft.places.urls import common_folder
+
+        root, names = common_folder([str(image) for image in images], content.get("root"))
+        return {**content, "root": root, "images": names[0] if isinstance(content["images"], str) else names}
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -228,11 +258,41 @@ class SurveyConfig(Section):
         return spec
 
 
+class StorageConfig(Section):
+    """Options of the stores that URLs are in. Credentials are taken from the environment, and never from here."""
+
+    endpoint_url: Annotated[str | None, AfterValidator(_endpoint)] = None
+    """Address of the server, if it is not that of the provider, such as ``https://minio.example.org``."""
+    region: Name | None = None
+    """Region of the buckets."""
+    anon: Annotated[bool, Field(strict=True)] = False
+    """Read public buckets without credentials."""
+    requester_pays: Annotated[bool, Field(strict=True)] = False
+    """Read buckets whose requests are paid by the reader."""
+
+    def storage(self) -> Storage:
+        """Return the options as `skygraft.places` takes them."""
+        from skygraft.places import Storage
+
+        given = self.model_dump()
+        return Storage(**{key: value or "" for key, value in given.items() if isinstance(value, str | None)},
+                       anon=self.anon, requester_pays=self.requester_pays)  # fmt: skip
+
+
+class ScratchConfig(Section):
+    """Where copies of files from stores are kept while they are used."""
+
+    folder: ResolvedPath | None = None
+    """Folder on a disk of each machine, by default ``$SKYGRAFT_SCRATCH`` or ``skygraft-UID`` in its temporary one."""
+    max_bytes: Size | None = None
+    """Size of the copies, such as ``100 GB``; by default 50 GiB, at most half of what is free."""
+
+
 class CatalogConfig(Section):
     """Which sources to inject."""
 
-    path: ResolvedPath
-    """File or folder of the catalogue."""
+    path: ResolvedPlace
+    """File or folder of the catalogue, or its URL."""
     dialect: str = "auto"
     """Name of the catalogue's dialect, its convention for columns; ``auto`` recognises it."""
     band: Name | None = None
@@ -245,7 +305,7 @@ class CatalogConfig(Section):
     select: Annotated[str, AfterValidator(_expression)] = ""
     """Which rows an image gets, as an expression of columns, of the image's ``visit``, ``band``, ``detector`` and
     ``mjd``, and of ``mag`` in the image's band, such as ``mag_r < 24 and mjd > 60000``."""
-    light_curves: ResolvedPath | None = None
+    light_curves: ResolvedPlace | None = None
     """Table of light curves: id, mjd, band, and mag or flux."""
-    ephemerides: ResolvedPath | None = None
+    ephemerides: ResolvedPlace | None = None
     """Table of ephemerides: id, mjd, ra, dec, and optionally mag."""

@@ -19,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -27,17 +28,22 @@ from pydantic import (
 from skygraft.catalog.columns import shorten
 from skygraft.errors import ConfigError
 from skygraft.paths import home_expanded
+from skygraft.place_names import is_copy, is_url, shown_place
 from skygraft.yaml_text import YamlError, check_yaml, key_lines, yaml_problem
 
 __all__ = [
     "BASE_DIR",
+    "SCRATCH",
+    "WORK",
     "Duration",
     "Flag",
     "Name",
     "OptionalDuration",
+    "OutputPlace",
     "PositiveFloat",
     "PositiveInt",
     "ResolvedPath",
+    "ResolvedPlace",
     "Section",
     "Size",
     "base_dir",
@@ -55,6 +61,12 @@ _MAX_REPORTED = 40
 
 BASE_DIR = "base_dir"
 """Key of pydantic's validation context: the folder that relative paths are relative to."""
+SCRATCH = "scratch"
+"""Key of pydantic's validation context: the `skygraft.places.Scratch` for what lies in stores; None for the default."""
+
+
+WORK = "work"
+"""Key of pydantic's validation context: the `skygraft.places.Scratch` for outputs on their way to a store."""
 
 
 def base_dir(info: ValidationInfo) -> Path:
@@ -63,10 +75,43 @@ def base_dir(info: ValidationInfo) -> Path:
 
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
-    return Path(os.path.normpath(base_dir(info) / home_expanded(path)))
+    return path if is_copy(path) else Path(os.path.normpath(base_dir(info) / home_expanded(path)))
+
+
+def _of_url(value: Any, info: ValidationInfo) -> Any:
+    """Replace a URL by the path that stands for it on this machine."""
+    from skygraft.places.urls import lost_slash  # most configurations have no URL
+
+    url = lost_slash(value) if isinstance(value, Path) else value
+    if not is_url(url):
+        return value
+    from skygraft.places import checked_url, local_path
+
+    return local_path(checked_url(url), (info.context or {}).get(SCRATCH))
+
+
+def _output_of_url(value: Any, info: ValidationInfo) -> Any:
+    path = _of_url(value, info)
+    if path is value:
+        return value
+    from skygraft.place_names import WORK_KIND, as_kind
+
+    work = (info.context or {}).get(WORK)
+    if work is None:
+        return as_kind(path, WORK_KIND)
+    work.make()
+    return work.path(shown_place(path), WORK_KIND)
 
 
 ResolvedPath = Annotated[Path, AfterValidator(_resolve)]
+ResolvedPlace = Annotated[
+    Path, BeforeValidator(_of_url), AfterValidator(_resolve), PlainSerializer(shown_place, str, when_used="json")
+]
+"""A path, or the URL of a file or folder in a store."""
+OutputPlace = Annotated[
+    Path, BeforeValidator(_output_of_url), AfterValidator(_resolve), PlainSerializer(shown_place, str, when_used="json")
+]
+"""A folder, or the URL of one in a store, which then is the work folder."""
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]

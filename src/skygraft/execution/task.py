@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 from astropy.table import QTable
+from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, PartitionCache, values
 from skygraft.catalog.io import arrow_array, from_arrow, numpy_array, one_array
-from skygraft.catalog.partition_read import read_beside, read_stored
+from skygraft.catalog.partition_read import MARKER, read_beside, read_stored
 from skygraft.catalog.partition_stamps import with_identities_now
 from skygraft.catalog.row_choice import ImageFacts, RowChoice
 from skygraft.config.campaign import CampaignConfig, load_config
@@ -36,6 +37,8 @@ from skygraft.formats import write_exposure
 from skygraft.formats.base import FILES
 from skygraft.injection import Injection, inject
 from skygraft.photometry import aperture_flux
+from skygraft.place_names import with_urls
+from skygraft.places import OutputsAt, bring, holding
 from skygraft.planning.reading import read_image
 from skygraft.planning.selection import RowDigests, digest_rows, select
 from skygraft.provenance import software_versions
@@ -125,7 +128,7 @@ def _plan(output: str, identity: tuple[int, int]) -> Plan:
 
 def run_task(
     rows: Sequence[int],
-    output: str,
+    output: str | OutputsAt,
     plan: tuple[int, int],
     config: tuple[int, int] | None = None,
     io: contextlib.AbstractContextManager[Any] | None = None,
@@ -138,8 +141,8 @@ def run_task(
     ----------
     rows : sequence of int
         Rows of the plan, ascending.
-    output : str
-        The campaign's output folder.
+    output : str or OutputsAt
+        The campaign's output folder, or where its outputs go in a store.
     plan : (int, int)
         The plan that is meant: `skygraft.disk.FileIdentity.size_and_time` of its file.
     config : (int, int), optional
@@ -157,6 +160,9 @@ def run_task(
     CampaignError
         If this machine does not see the plan or the configuration that is meant.
     """
+    if isinstance(output, OutputsAt):
+        names = {"plan.parquet": plan} if config is None else {"plan.parquet": plan, "campaign.yaml": config}
+        output = str(output.here(names))
     path = Layout(Path(output)).config
     if config is not None:
         await_file(path, config, "configuration")
@@ -167,7 +173,8 @@ def run_task(
 def _guarded(image: PlannedImage, bench: Bench, io: contextlib.AbstractContextManager[Any] | None) -> ImageSummary:
     wall, cpu = time.perf_counter(), time.process_time()
     try:
-        return run_image(image, bench, io)
+        with holding():
+            return run_image(image, bench, io)
     except Exception as error:
         # Any exception here becomes a row of failures.parquet and ends this image only.
         frames = traceback.extract_tb(error.__traceback__)
@@ -181,7 +188,7 @@ def _guarded(image: PlannedImage, bench: Bench, io: contextlib.AbstractContextMa
             wall_seconds=round(time.perf_counter() - wall, 4),
             cpu_seconds=round(time.process_time() - cpu, 4),
             error=type(error).__name__,
-            message=str(error)[:2000],
+            message=with_urls(str(error))[:2000],
             where=where,
             may_pass=isinstance(error, OSError) or not isinstance(error, SkygraftError),
             host=platform.node(),
@@ -213,6 +220,7 @@ def run_image(
         Whatever reading, injecting or writing raises.
     """
     config, layout, io = bench.config, bench.layout, io or contextlib.nullcontext()
+    store = layout.outputs
     record_path = layout.record(image.tract, image.patch, image.stem)
     record = read_record(record_path, image.image_id)
     if record is not None:
@@ -228,6 +236,10 @@ def run_image(
         _check_plan(image, exposure)
         inputs = _input_identities(exposure, config.survey.root)
     with clock.stage("select"):
+        if store is not None:
+            store.need(layout.catalog / MARKER)
+            for tract, patch in image.reads:
+                store.need(layout.catalog_part(tract, patch))
         sources, catalog_key = sources_of(image, config, bench.partitions)
         light_curves = light_curves_of(image, config, sources, bench.partitions)
     with clock.stage("inject"):
@@ -251,7 +263,7 @@ def run_image(
     with clock.stage("write"), io:
         target = layout.images / image.output
         _make_folder(target.parent)
-        written = write_exposure(injected, target, like=image.source(config.survey.root), overwrite=True)
+        written = write_exposure(injected, target, like=bring(image.source(config.survey.root)), overwrite=True)
         part = layout.truth_part(image.tract, image.patch, image.stem)
         write_truth_part(part, on_image)
         if lineage is not None:
@@ -268,6 +280,12 @@ def run_image(
             }
             for path in (*written, part)
         }
+    if store is not None:
+        with clock.stage("upload"), io:
+            # The truth stays here too, for the tables; images do not.
+            for path in written:
+                store.publish(path, keep=False)
+            store.publish(part)
     content = {
         "version": RECORD_VERSION,
         "image": image.image_id,
@@ -294,6 +312,8 @@ def run_image(
     if lineage is not None:
         content["dataset"] = lineage.butler_info()
     write_record(record_path, content)
+    if store is not None:
+        store.publish(record_path)
     return summarise(content, image, layout, status="done", checked=True)
 
 
@@ -375,7 +395,16 @@ def light_curves_of(
 
 def _on_image(truth: QTable) -> QTable:
     """The truth rows of the sources that reach the image."""
-    return truth[(np.asarray(truth["flags"]) & int(Flag.NO_OVERLAP)) == 0]
+    on = (np.asarray(truth["flags"]) & int(Flag.NO_OVERLAP)) == 0
+    if on.all():
+        return truth
+    columns = {}
+    for name in truth.colnames:
+        column = truth[name]
+        # The same value in all rows is stored once.
+        once = not any(np.asarray(column).strides)
+        columns[name] = np.broadcast_to(np.asarray(column)[:1], int(on.sum())) if once and on.any() else column[on]
+    return QTable(columns, copy=False, meta=truth.meta)
 
 
 def _closure(exposure: Exposure, injection: Injection, truth: QTable) -> dict[str, Any] | None:
@@ -395,7 +424,7 @@ def _closure(exposure: Exposure, injection: Injection, truth: QTable) -> dict[st
     # The brightest first; of equal fluxes, by injection id.
     flux = np.asarray(truth["inst_flux"], dtype=float)
     candidates = candidates[np.argsort(-flux[candidates], kind="stable")][: 10 * _CLOSURE_STARS]
-    alone = [i for i in candidates if np.count_nonzero(np.hypot(x - x[i], y - y[i]) < 4 * radius) == 1][:_CLOSURE_STARS]
+    alone = _alone(x, y, candidates, 4 * radius)[:_CLOSURE_STARS]
     if not alone:
         return None
     difference = injection.exposure.image - exposure.image
@@ -411,6 +440,18 @@ def _closure(exposure: Exposure, injection: Injection, truth: QTable) -> dict[st
         "median_mag": float(np.median(residual)),
         "max_abs_mag": float(np.abs(residual).max()),
     }
+
+
+def _alone(x: NDArray[np.float64], y: NDArray[np.float64], candidates: NDArray[np.intp], radius: float) -> list[int]:
+    """Which of some sources have no other within a radius; of millions, only those in the same column are compared."""
+    order = np.argsort(x, kind="stable")
+    along = x[order]
+    found = []
+    for i in candidates.tolist():
+        near = order[np.searchsorted(along, x[i] - radius) : np.searchsorted(along, x[i] + radius, side="right")]
+        if np.count_nonzero(np.hypot(x[near] - x[i], y[near] - y[i]) < radius) == 1:
+            found.append(i)
+    return found
 
 
 def _make_folder(folder: Path) -> None:

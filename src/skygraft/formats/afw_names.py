@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from skygraft.places import is_file
+
 __all__ = ["GivenCatalog", "find_source_catalog", "parse_name", "source_catalog_of"]
 
 type GivenCatalog = str | os.PathLike[str] | Literal[False] | None
@@ -49,7 +51,7 @@ def find_source_catalog(path: str | os.PathLike[str]) -> Path | None:
     for name in [*names, *_CATALOG_NAMES]:
         for ending in _CATALOG_ENDINGS:
             found = path.with_name(name + ending)
-            if found.is_file() and found != path:
+            if found != path and is_file(found):
                 return found
     return None
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skygraft.errors import PsfError
 from skygraft.psf import PSF, Box, DrawnPSF, as_polynomial
 
-__all__ = ["PICKLED", "build_piff_psf"]
+__all__ = ["PICKLED", "PiffDraw", "build_piff_psf", "used_stars"]
 
 PICKLED = (
     "it is a Python pickle, which can run any program on this machine. If you trust "
@@ -28,24 +28,50 @@ _INTRODUCED: dict[str, dict[str, Any]] = {
 }
 
 
-class _Draw:
-    """Draws the kernel at a position; it is not divided by its sum."""
+class PiffDraw:
+    """Draws the kernel at a position; it is not divided by its sum.
 
-    def __init__(self, psf: Any, size: int) -> None:
-        self._psf, self._size = psf, size
+    Parameters
+    ----------
+    psf : piff.PSF
+        The model.
+    size : int
+        Rows and columns of the kernels.
+    first : float, optional
+        Position of the middle of the first pixel, as the model counts.
+    chipnum : int, optional
+        The detector, for a model of several.
+    """
+
+    def __init__(self, psf: Any, size: int, *, first: float = 0.0, chipnum: int | None = None) -> None:
+        self._psf, self._size, self._first, self._chipnum = psf, size, first, chipnum
         self._properties = {
-            name: float(np.median([star.data.properties[name] for star in _used_stars(psf)]))
+            name: float(np.median([star.data.properties[name] for star in used_stars(psf)]))
             for name in psf.interp_property_names
             if name not in _POSITION
         }
 
     def __call__(self, x: float, y: float) -> NDArray[np.float64]:
-        drawn = self._psf.draw(x, y, stamp_size=self._size, center=True, **self._properties)
+        """Draw the kernel at (x, y)."""
+        given = dict(self._properties)
+        if self._chipnum is not None:
+            given["chipnum"] = self._chipnum
+        drawn = self._psf.draw(x + self._first, y + self._first, stamp_size=self._size, center=True, **given)
         return np.asarray(drawn.array, dtype=np.float64)
 
 
-def _used_stars(psf: Any) -> list[Any]:
-    """Stars that were used to fit the model."""
+def used_stars(psf: Any) -> list[Any]:
+    """Stars that were used to fit the model.
+
+    Parameters
+    ----------
+    psf : piff.PSF
+        The model.
+
+    Returns
+    -------
+    list of piff.Star
+    """
     return [s for s in psf.stars if not (getattr(s, "is_flagged", False) or getattr(s, "is_reserve", False))]
 
 
@@ -82,8 +108,8 @@ def build_piff_psf(pickled: bytes, valid_box: Box | None) -> PSF:
             for name, value in attributes.items():
                 if owner is not None and not hasattr(owner, name):
                     setattr(owner, name, value)
-        draw = _Draw(psf, int(width))
-        stars = [star.image_pos for star in _used_stars(psf)]
+        draw = PiffDraw(psf, int(width))
+        stars = [star.image_pos for star in used_stars(psf)]
         average = (float(np.mean([p.x for p in stars])), float(np.mean([p.y for p in stars]))) if stars else None
         if width != height or int(width) % 2 == 0:
             raise PsfError(f"its images are {width:g} x {height:g} pixels; squares of an odd size are supported")

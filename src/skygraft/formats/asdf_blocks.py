@@ -1,8 +1,6 @@
-"""The bytes of ASDF files: their YAML tree and binary blocks, read one by one, and rewritten without changing the rest.
+"""The bytes of ASDF files: their YAML tree, and binary blocks that are read one by one.
 
-The ``asdf`` library writes a tree anew when it saves a file: objects get the newest versions of their tags, and those
-whose software is not installed lose theirs. Here a file is copied instead, and only blocks whose pixels changed are
-replaced. Layout: ASDF Standard 1.6.0, "Low-level file layout" (https://asdf-standard.readthedocs.io).
+Layout: ASDF Standard 1.6.0, "Low-level file layout" (https://asdf-standard.readthedocs.io).
 """
 
 from __future__ import annotations
@@ -17,28 +15,39 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.errors import CorruptFileError, FormatError, OutputError
-from skygraft.fitsfile.rewrite import atomic_output
+from skygraft.errors import CorruptFileError, FormatError
 from skygraft.wcs import require_asdf
 
-__all__ = ["AsdfArray", "AsdfFile", "BlockSpan", "is_asdf", "map_asdf", "read_tree", "rewrite_asdf"]
+__all__ = [
+    "BLOCK_HEADER",
+    "BLOCK_MAGIC",
+    "INDEX_MAGIC",
+    "AsdfArray",
+    "AsdfFile",
+    "BlockSpan",
+    "is_asdf",
+    "lz4_library",
+    "map_asdf",
+    "read_tree",
+]
 
 MAGIC = b"#ASDF "
-_BLOCK_MAGIC = b"\xd3BLK"
-_INDEX = b"#ASDF BLOCK INDEX"
-_HEADER = struct.Struct(">I4sQQQ16s")
+BLOCK_MAGIC = b"\xd3BLK"
+"""What a block begins with."""
+INDEX_MAGIC = b"#ASDF BLOCK INDEX"
+"""What the index of the blocks begins with."""
+BLOCK_HEADER = struct.Struct(">I4sQQQ16s")
+"""Header of a block, after magic number and size: flags, compression, bytes allocated, used and of the data, MD5."""
 _TREE_END = re.compile(rb"\r?\n\.\.\.\r?\n")
 _STREAMED = 1
 _AGAIN = "Copy or download the file again"
-_LZ4_PART = 1 << 22
-"""Bytes that are compressed at a time, as the asdf library does."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class BlockSpan:
     @property
     def data_start(self) -> int:
         """First byte of the data."""
-        return self.start + len(_BLOCK_MAGIC) + 2 + self.header_size
+        return self.start + len(BLOCK_MAGIC) + 2 + self.header_size
 
     @property
     def end(self) -> int:
@@ -300,13 +309,13 @@ def _blocks(buffer: memoryview, position: int, path: Path) -> tuple[BlockSpan, .
     # Padding may follow the tree.
     while position < len(buffer) and buffer[position] == 0:
         position += 1
-    while bytes(buffer[position : position + len(_BLOCK_MAGIC)]) == _BLOCK_MAGIC:
-        start, head = position, position + len(_BLOCK_MAGIC)
+    while bytes(buffer[position : position + len(BLOCK_MAGIC)]) == BLOCK_MAGIC:
+        start, head = position, position + len(BLOCK_MAGIC)
         size = int.from_bytes(buffer[head : head + 2], "big")
-        raw = bytes(buffer[head + 2 : head + 2 + _HEADER.size])
-        if size < _HEADER.size or len(raw) < _HEADER.size:
+        raw = bytes(buffer[head + 2 : head + 2 + BLOCK_HEADER.size])
+        if size < BLOCK_HEADER.size or len(raw) < BLOCK_HEADER.size:
             raise CorruptFileError(f"the header of block {len(spans)} is damaged", path=path, fix=_AGAIN)
-        flags, compression, allocated, used, data_size, checksum = _HEADER.unpack(raw)
+        flags, compression, allocated, used, data_size, checksum = BLOCK_HEADER.unpack(raw)
         if flags & _STREAMED:
             raise FormatError(
                 f"block {len(spans)} is a stream of unknown size", path=path, fix="Save the file as a whole"
@@ -324,15 +333,27 @@ def _blocks(buffer: memoryview, position: int, path: Path) -> tuple[BlockSpan, .
             )
         spans.append(span)
         position = span.end
-    rest = bytes(buffer[position : position + len(_INDEX)])
-    if rest.strip(b"\0") and rest != _INDEX:
+    rest = bytes(buffer[position : position + len(INDEX_MAGIC)])
+    if rest.strip(b"\0") and rest != INDEX_MAGIC:
         raise CorruptFileError(
             f"byte {position}, after {len(spans)} blocks, begins neither a block nor the index", path=path, fix=_AGAIN
         )
     return tuple(spans)
 
 
-def _lz4(path: str | os.PathLike[str]) -> Any:
+def lz4_library(path: str | os.PathLike[str]) -> Any:
+    """Return the module that compresses and decompresses lz4 blocks.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, for the error.
+
+    Raises
+    ------
+    FormatError
+        If it is not installed.
+    """
     try:
         import lz4.block
     except ImportError as error:
@@ -351,7 +372,7 @@ def _decompress(kind: bytes, used: memoryview, size: int, path: Path) -> bytes |
     if kind == b"bzp2":
         return bz2.BZ2Decompressor().decompress(used, size + 1)
     if kind == b"lz4":
-        lz4, parts, position = _lz4(path), bytearray(), 0
+        lz4, parts, position = lz4_library(path), bytearray(), 0
         while position < len(used):
             (length,) = struct.unpack_from("!I", used, position)
             part = used[position + 4 : position + 4 + length]
@@ -366,112 +387,6 @@ def _decompress(kind: bytes, used: memoryview, size: int, path: Path) -> bytes |
         path=path,
         fix="Save the file with one of these, or without compression",
     )
-
-
-def _compress(kind: bytes, data: memoryview, path: Path) -> bytes:
-    if kind == b"zlib":
-        return zlib.compress(data)
-    if kind == b"bzp2":
-        return bz2.compress(data)
-    lz4, parts = _lz4(path), []
-    for i in range(0, len(data), _LZ4_PART):
-        part = lz4.compress(data[i : i + _LZ4_PART])
-        parts += [struct.pack("!I", len(part)), part]
-    return b"".join(parts)
-
-
-def rewrite_asdf(
-    like: str | os.PathLike[str],
-    path: str | os.PathLike[str],
-    arrays: Mapping[AsdfArray, NDArray[Any]],
-    overwrite: bool = False,
-) -> Path:
-    """Write a copy of an ASDF file with the numbers of some arrays changed.
-
-    The YAML tree and all other blocks are copied byte for byte. A changed block keeps its compression; the block index
-    at the end of the file follows its new size.
-
-    Parameters
-    ----------
-    like : path-like
-        The file to copy; never changed.
-    path : path-like
-        The output.
-    arrays : mapping of AsdfArray to ndarray
-        New values, of the same shapes; they are converted to the stored types.
-    overwrite : bool
-        Replace an output that exists.
-
-    Returns
-    -------
-    Path
-        `path`.
-
-    Raises
-    ------
-    CorruptFileError
-        If `like` is damaged.
-    OutputError
-        If new values do not fit into the stored type, or the output cannot be written.
-    OutputExistsError
-        If the output exists and `overwrite` is false, or is `like`.
-    """
-    with map_asdf(like) as file, atomic_output(path, inputs=[like], overwrite=overwrite) as stream:
-        new: dict[int, bytearray] = {}
-        for array, values in arrays.items():
-            if array.source not in new:
-                new[array.source] = bytearray(file.block(array.source))
-            stored = _stored(values, array, path)
-            new[array.source][array.offset : array.offset + array.n_bytes] = stored
-        position, shift, starts = 0, 0, []
-        for span in file.spans:
-            starts.append(span.start + shift)
-            if span.index not in new:
-                continue
-            stream.write(file.buffer[position : span.start])
-            written, header = _block(span, new[span.index], file.path)
-            stream.write(_BLOCK_MAGIC + span.header_size.to_bytes(2, "big") + header)
-            # What a longer header of a later standard adds is copied.
-            stream.write(file.buffer[span.data_start - span.header_size + _HEADER.size : span.data_start])
-            stream.write(written)
-            position, shift = span.end, shift + len(written) - span.allocated
-        tail = file.spans[-1].end if file.spans else position
-        stream.write(file.buffer[position:tail])
-        stream.write(_index(bytes(file.buffer[tail:]), starts) if shift else file.buffer[tail:])
-    return Path(path)
-
-
-def _stored(values: NDArray[Any], array: AsdfArray, path: str | os.PathLike[str]) -> bytes:
-    with np.errstate(over="ignore"):
-        stored = np.asarray(values).astype(array.dtype)
-    if array.dtype.kind == "f" and not np.array_equal(np.isinf(stored), np.isinf(values)):
-        raise OutputError(
-            f"new values are up to {np.nanmax(np.abs(values)):.4g}, too large for {array.dtype.name}",
-            path=path,
-            fix="Save the input with a wider type",
-        )
-    return stored.tobytes()
-
-
-def _block(span: BlockSpan, data: bytearray, path: Path) -> tuple[bytes, bytes]:
-    """Bytes of a changed block after its header, padding included, and its header."""
-    used = _compress(span.compression, memoryview(data), path) if span.compression else bytes(data)
-    # As long as it fits, the block keeps its place, and all that follows does too.
-    allocated = max(span.allocated, len(used)) if len(used) <= span.allocated else len(used)
-    checksum = hashlib.md5(used, usedforsecurity=False).digest() if span.checksum.strip(b"\0") else span.checksum
-    changed = replace(span, allocated=allocated, used=len(used), checksum=checksum)
-    header = _HEADER.pack(
-        changed.flags, changed.compression.ljust(4, b"\0"), allocated, changed.used, changed.size, checksum
-    )
-    return used + bytes(allocated - len(used)), header
-
-
-def _index(tail: bytes, starts: list[int]) -> bytes:
-    """The block index with the new positions; empty if the file has none."""
-    if not tail.startswith(_INDEX):
-        return tail
-    lines = "".join(f"- {start}\n" for start in starts)
-    return _INDEX + b"\n%YAML 1.1\n---\n" + lines.encode() + b"...\n"
 
 
 def read_tree(path: str | os.PathLike[str]) -> Any:

@@ -16,6 +16,7 @@ from astropy.io import fits
 
 from skygraft.errors import FormatError
 from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus, split_name
+from skygraft.places import is_file
 
 __all__ = ["KINDS", "MASKBITS", "BrickFile", "find_brick_file", "mask_hdu", "mask_names"]
 
@@ -94,7 +95,7 @@ class BrickFile:
     def find(self, kind: str) -> Path | None:
         """Return the file of another kind beside this one, compressed like it or in the usual ways; None if absent."""
         for suffix in dict.fromkeys((split_name(self.path)[1], ".fits.fz", ".fits", ".fits.gz")):
-            if (found := self.sibling(kind, suffix)).is_file():
+            if is_file(found := self.sibling(kind, suffix)):
                 return found
         return None
 

@@ -38,6 +38,7 @@ from skygraft.formats.fits_planes import read_mask
 from skygraft.formats.fits_zeropoint import ZEROPOINT_TOLERANCE
 from skygraft.formats.stacks import equivalent_gain, of_a_stack
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
+from skygraft.places import is_file
 
 __all__ = ["DesFormat"]
 
@@ -95,9 +96,9 @@ class DesFormat(FitsFormat):
             ("MSK", opened.layout.mask is not None or given.mask is not None, "mask=False"),
         ):
             if not there:
+                listed = "; ".join(map(str, opened.hdus))
                 raise FormatError(
-                    f"images of the survey have the extension {name}, and this file has "
-                    f"{'; '.join(map(str, opened.hdus))}",
+                    f"images of the survey have the extension {name}, and this file has {listed}",
                     path=path,
                     fix=f"Fetch the file again, or read it without ({option})",
                 )
@@ -171,7 +172,7 @@ class DesFormat(FitsFormat):
     def _no_psf(self, opened: OpenedImage) -> PsfError:
         looked = ", ".join(_psf_names(opened.path))
         return PsfError(
-            f"there is no PSFEx model of the image beside it or in ../psf (looked for {looked})",
+            f"there is no PSFEx model of the image beside it or in ../psf or ../../psf (looked for {looked})",
             path=opened.path,
             fix="Fetch it from the survey's archive, or give psf= (a PSF, the path of a model, or {kind: moffat, fwhm: "
             "0.9 arcsec})",
@@ -208,6 +209,10 @@ def _psf_names(path: Path) -> tuple[str, ...]:
 
 
 def _find_psf(path: Path) -> Path | None:
-    """Return the PSFEx model beside an image, or in the folder ``psf`` beside its own, as in the survey's archive."""
-    folders = (path.parent, path.parent.parent / "psf")
-    return next((f for folder in folders for name in _psf_names(path) if (f := folder / name).is_file()), None)
+    """Return the PSFEx model beside an image, or in the folder ``psf`` of its run, as in the survey's archive.
+
+    There a tile is in ``p01/coadd``, a CCD in ``p01/red/immask``, and the models of both in ``p01/psf``.
+    """
+    above = path.absolute().parents
+    folders = (path.parent, *(folder / "psf" for folder in above[1:3]))
+    return next((f for folder in folders for name in _psf_names(path) if is_file(f := folder / name)), None)

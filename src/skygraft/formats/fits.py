@@ -55,9 +55,10 @@ from skygraft.formats.fits_units import ImageUnit, image_unit
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
 from skygraft.formats.given import GivenPsf, make_psf
+from skygraft.formats.psf_target import PsfTarget
 from skygraft.formats.survey_products import refuse_product
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
-from skygraft.psf import PSF
+from skygraft.psf import PSF, Box
 from skygraft.wcs import (
     TABLE_NAMES,
     FitsWcs,
@@ -374,11 +375,14 @@ class FitsFormat(Format):
         return read_gain(opened.headers, unit=unit, exposure_time=exposure_time, zeropoint=zeropoint)
 
     def _psf(self, opened: OpenedImage, given: FitsOptions, scale: float) -> PSF | None:
-        if given.psf is False:
+        layout = opened.layout
+        if given.psf is False or (layout.psf is None and (given.psf is None or given.psf is True)):
             return None
-        if opened.layout.psf is not None:
-            return make_psf(opened.layout.psf, scale)
-        return None if given.psf is None or given.psf is True else make_psf(given.psf, scale)
+        ny, nx = opened.image.shape or (0, 0)
+        box = Box(-0.5, nx - 0.5, -0.5, ny - 0.5)
+        target = PsfTarget(scale, opened.path, self._data_id(opened, given), box, opened.headers.as_dict())
+        psf: Any = layout.psf if layout.psf is not None else given.psf
+        return make_psf(psf, scale, target)
 
     def _no_psf(self, opened: OpenedImage) -> PsfError:
         return PsfError(

@@ -20,6 +20,7 @@ __all__ = [
     "LEGACY_CAUTION",
     "RUBIN_IMAGES",
     "describe_file",
+    "describe_foreign",
     "is_legacy_image",
     "kind_of_name",
     "lsst_images_kind",
@@ -90,6 +91,19 @@ _PRODUCTS: Mapping[str, str] = {
     **dict.fromkeys(("bias", "zero", "dark", "flat", "dome flat", "domeflat", "skyflat", "sky flat"), "a calibration"),
 }
 _FILE_NAME = "its file's name"
+_MAGIC = {
+    b"\x89HDF\r\n": "an HDF5 file",
+    b"PAR1": "a Parquet table",
+    b"#ASDF": "an ASDF file of an unknown kind",
+    b"\x93NUMPY": "an array of NumPy (.npy)",
+    b"\x89PNG": "a PNG picture, without calibration",
+    b"\xff\xd8\xff": "a JPEG picture, without calibration",
+    b"II*\x00": "a TIFF picture, without calibration",
+    b"MM\x00*": "a TIFF picture, without calibration",
+    b"XISF0100": "an XISF image of PixInsight",
+    b"%PDF": "a PDF document",
+}
+"""First bytes of files that are not FITS."""
 _SURVEY_CAMERAS = ("decam", "90prime", "mosaic3", "mosaic-3", "mosaic 3")
 
 
@@ -232,6 +246,12 @@ def describe_file(path: Path, hdus: Sequence[HduInfo]) -> str:
             continue
         names = [str(hdu.header.get(f"TTYPE{i + 1}", "")) for i in range(int(hdu.header["TFIELDS"]))]
         lower = {name.lower() for name in names}
+        if {"rrows", "nrow_b", "ncol_b"} <= lower:
+            return "a psField file of SDSS, to be given as psfield= or psf="
+        if {"cat.archive", "cat.persistable"} <= lower:
+            return "an archive of the LSST pipelines (a WCS, a calibration, footprints or the like), without an image"
+        if "AFW_TABLE_VERSION" in hdu.header or {"coord_ra", "coord_dec"} <= lower:
+            return f"a catalogue of the LSST pipelines (rows: {hdu.header.get('NAXIS2')})"
         if "psf_mask" in lower or "PSFAXIS1" in hdu.header or {"POLNAME1", "PSF_SAMP"} & set(hdu.header):
             return "a PSFEx model, to be given as psf="
         if {"image_filename", "ccdname"} <= lower:
@@ -239,3 +259,17 @@ def describe_file(path: Path, hdus: Sequence[HduInfo]) -> str:
         listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         return f"a table (rows: {hdu.header.get('NAXIS2')}; columns: {listed}), such as a catalogue"
     return ""
+
+
+def describe_foreign(head: bytes) -> str:
+    """Describe a file that is not FITS by its first bytes, such as "an HDF5 file"; "" if they are not known."""
+    for magic, what in _MAGIC.items():
+        if head.startswith(magic):
+            return what
+    try:
+        text = head.decode()
+    except UnicodeDecodeError:
+        return ""
+    if text.lstrip().startswith(("<html", "<!DOCTYPE", "<!doctype", "<?xml")):
+        return "a page of HTML or XML, such as a server's answer instead of the file"
+    return "a text file" if text.strip() and all(c.isprintable() or c.isspace() for c in text) else ""

@@ -22,6 +22,7 @@ from skygraft.fitsfile.open import open_fits
 from skygraft.fitsfile.packed import PACKED_SUFFIXES
 from skygraft.formats.base import ReadOptions, identify_files
 from skygraft.formats.fits_headers import Headers
+from skygraft.places import is_file
 from skygraft.wcs import TABLE_NAMES, has_wcs
 
 __all__ = [
@@ -252,7 +253,7 @@ def find_layout(path: str | os.PathLike[str], options: PlaneOptions, hdus: Seque
     image = _choose_image(path, options.hdu, hdus)
     noise = _find_noise(path, options, hdus, image)
     mask = _find_plane("mask", options.mask, path, hdus, image)
-    psf = next((p for p in (path.with_name(split_name(path)[0] + end) for end in _PSF_ENDINGS) if p.is_file()), None)
+    psf = next((p for p in (path.with_name(split_name(path)[0] + end) for end in _PSF_ENDINGS) if is_file(p)), None)
     return FitsLayout(image.plane("image", path), noise, mask, psf)
 
 
@@ -366,7 +367,7 @@ def _find_plane(role: Role, given: Any, path: Path, hdus: Sequence[HduInfo], ima
         for word in FILE_WORDS[role]
         for separator in "._"
         for suffix in endings
-        if (found := path.with_name(f"{stem}{separator}{word}{suffix}")).is_file()
+        if is_file(found := path.with_name(f"{stem}{separator}{word}{suffix}"))
     ]
     if len(beside) > 1:
         raise FormatError(
@@ -391,7 +392,7 @@ def _given_plane(role: Role, given: int | str, path: Path, hdus: Sequence[HduInf
     match = _BRACKET.match(text)
     name, hdu = (match["path"], match["hdu"]) if match else (text, None)
     other = path.parent / Path(name).expanduser()
-    if not other.is_file():
+    if not is_file(other):
         raise FormatError(
             f"{given!r} is neither an HDU of the file ({_listed(hdus)}) nor a file ({other})",
             path=path,

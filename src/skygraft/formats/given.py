@@ -6,24 +6,30 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from skygraft.errors import ConfigError
+from skygraft.errors import ConfigError, PsfError
+from skygraft.formats.psf_kinds import KINDS, call_kind, check_psf_keys, is_psfex_file, read_psf_file
+from skygraft.formats.psf_target import PsfTarget
 from skygraft.photometry import PhotoCalib
-from skygraft.psf import PSF, GaussianPSF, MoffatPSF, read_psfex
+from skygraft.places import bring, is_place
+from skygraft.psf import PSF, GaussianPSF, MoffatPSF
 
-__all__ = ["GivenPhotoCalib", "GivenPsf", "make_photo_calib", "make_psf"]
+__all__ = [
+    "GivenPhotoCalib",
+    "GivenPsf",
+    "check_psf_settings",
+    "make_photo_calib",
+    "make_psf",
+    "psf_files",
+    "psf_option",
+]
 
 type GivenPsf = PSF | str | os.PathLike[str] | Mapping[str, Any]
 type GivenPhotoCalib = PhotoCalib | float | Mapping[str, Any]
 
 _LENGTH = re.compile(r"^\s*(?P<number>[-+0-9.eE]+)\s*(?P<unit>arcsec|\"|mas|pix|pixel|pixels|px)\s*$")
-# Required and optional keys of each kind of PSF.
-_PSF_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "gaussian": (("fwhm",), ()),
-    "moffat": (("fwhm",), ("beta",)),
-    "psfex": (("path",), ("ccdname", "expnum", "hdu")),
-}
 
 
 def _pixels(value: Any, scale: float, key: str) -> float:
@@ -46,18 +52,113 @@ def _pixels(value: Any, scale: float, key: str) -> float:
     return number / 1000 / scale if match["unit"] == "mas" else number
 
 
-def make_psf(given: GivenPsf, pixel_scale: float) -> PSF:
+def check_psf_settings(given: Any) -> None:
+    """Check what the user gives for a PSF as far as that is possible without the image and any file.
+
+    Parameters
+    ----------
+    given : PSF, path or mapping
+        As for `make_psf`.
+
+    Raises
+    ------
+    ConfigError
+        If `given` is nothing that `make_psf` takes.
+    """
+    if isinstance(given, PSF | str | os.PathLike):
+        return
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"psf is {given!r}; a PSF, the path of a file that holds one, or a mapping with a 'kind' is needed",
+            key="psf",
+        )
+    if isinstance(given.get("band"), Mapping) and len(given) == 1:
+        if not given["band"]:
+            raise ConfigError("psf.band names no band", key="psf.band", fix="Write {band: {g: ..., r: ...}}")
+        for one in given["band"].values():
+            check_psf_settings(one)
+        return
+    if check_psf_keys(given) in ("gaussian", "moffat"):
+        _analytic(given, 1.0)
+
+
+def psf_files(given: Any, target: PsfTarget | None = None) -> tuple[Path, ...]:
+    """Return the files that a PSF is read from.
+
+    Parameters
+    ----------
+    given : PSF, path or mapping
+        As for `make_psf`.
+    target : PsfTarget, optional
+        The image, whose band chooses among several.
+
+    Returns
+    -------
+    tuple of Path
+    """
+    if isinstance(given, Mapping):
+        given = _of_band(given, target)
+    if isinstance(given, str | os.PathLike):
+        return (Path(given),)
+    if isinstance(given, Mapping) and isinstance(given.get("path"), str | os.PathLike):
+        return (Path(given["path"]),)
+    return ()
+
+
+def psf_option(given: Any, takes_psf: bool) -> tuple[dict[str, Any], Any]:
+    """Divide what is given for a PSF into the option of a format and what is left to `make_psf`.
+
+    A format with an option ``psf`` reads a PSFEx model itself, and writes it beside the output. Of anything else it
+    is told that it need not look for the image's own.
+
+    Parameters
+    ----------
+    given : PSF, path, mapping, False or None
+        As for `make_psf`; False for none.
+    takes_psf : bool
+        Whether the format has an option ``psf``.
+
+    Returns
+    -------
+    option : dict
+        With ``psf``, or empty.
+    left : PSF, path, mapping or None
+
+    Raises
+    ------
+    ConfigError
+        If `given` is nothing that `make_psf` takes.
+    """
+    if given is None:
+        return {}, None
+    if given is not False:
+        check_psf_settings(given)
+    if not takes_psf:
+        return {}, given
+    of_format = given is False or isinstance(given, PSF)
+    if isinstance(given, str | os.PathLike):
+        # A file that is missing is reported as what the format looks for.
+        of_format = not Path(given).is_file() or is_psfex_file(given)
+    return ({"psf": given}, None) if of_format else ({"psf": False}, given)
+
+
+def make_psf(given: GivenPsf, pixel_scale: float, target: PsfTarget | None = None) -> PSF:
     """Build a PSF from what the user gives.
 
     Parameters
     ----------
     given : PSF, path or mapping
-        A PSF is returned unchanged; a path is that of a PSFEx model; a mapping is one of
-        ``{"kind": "gaussian", "fwhm": "0.9 arcsec"}``, ``{"kind": "moffat", "fwhm": "3 pix", "beta": 2.5}`` and
-        ``{"kind": "psfex", "path": ..., "ccdname": ..., "expnum": ..., "hdu": ...}``. The FWHM is that of stars in the
-        image, pixel response included.
+        A PSF is returned unchanged. A path is that of any file that holds a PSF; what it is, is recognised by its
+        content. A mapping is one of ``{"kind": "gaussian", "fwhm": "0.9 arcsec"}``, ``{"kind": "moffat", "fwhm": "3
+        pix", "beta": 2.5}``, where the FWHM is that of stars in the image, pixel response included; a file with its
+        settings, ``{"kind": "psfex", "path": ..., "ccdname": ..., "expnum": ..., "hdu": ...}`` or another of
+        `skygraft.formats.psf_kinds.KINDS`, or without a kind to recognise it; ``{"kind": "function", "function":
+        "module:function", "arguments": {...}}``; a kind that a package adds; or ``{"band": {"g": ..., "r": ...}}``, one
+        of these for each band.
     pixel_scale : float
         Arcsec per pixel.
+    target : PsfTarget, optional
+        The image: its band, detector and outline, by which PSFs are chosen and those of other images refused.
 
     Returns
     -------
@@ -68,32 +169,53 @@ def make_psf(given: GivenPsf, pixel_scale: float) -> PSF:
     ConfigError
         If `given` is none of these.
     PsfError, CorruptFileError
-        If the model cannot be read.
+        If the model cannot be read, or is of another image.
     """
+    target = PsfTarget(pixel_scale) if target is None else target
+    check_psf_settings(given)
+    if isinstance(given, Mapping):
+        given = _of_band(given, target)
     if isinstance(given, PSF):
         return given
     if isinstance(given, str | os.PathLike):
-        return read_psfex(given)
-    if not isinstance(given, Mapping):
-        raise ConfigError(
-            f"psf is {given!r}; a PSF, the path of a PSFEx model, or a mapping with a 'kind' is needed", key="psf"
-        )
-    kind = given.get("kind")
-    if kind not in _PSF_KEYS:
-        raise ConfigError(f"psf kind is {kind!r}; allowed: {', '.join(_PSF_KEYS)}", key="psf.kind")
-    required, optional = _PSF_KEYS[kind]
-    for key in given:
-        if key not in ("kind", *required, *optional):
-            names = ", ".join((*required, *optional))
-            raise ConfigError(f"{key!r} is not a part of a {kind} psf; those are: {names}", key=f"psf.{key}")
-    for key in required:
-        if key not in given:
-            raise ConfigError(f"a {kind} psf needs {key!r}", key=f"psf.{key}")
-    if kind == "psfex":
-        rest = {key: given[key] for key in optional if key in given}
-        return read_psfex(given["path"], **rest)
+        return read_psf_file(_local(given), None, {}, target)
+    kind = check_psf_keys(given)
+    if kind in ("gaussian", "moffat"):
+        return _analytic(given, pixel_scale)
+    if kind is None or (kind in KINDS and KINDS[kind].read is not None):
+        return read_psf_file(_local(given["path"]), kind, given, target)
+    return call_kind(kind, given, target)
+
+
+def _local(path: str | os.PathLike[str]) -> Path:
+    """The file of a PSF on this machine: itself, or the copy of one in a store."""
+    return Path(bring(path)) if is_place(path) else Path(path)
+
+
+def _of_band(given: Mapping[str, Any], target: PsfTarget | None) -> Any:
+    """What is given for the image's band, if it is given by band."""
+    if not isinstance(given.get("band"), Mapping) or len(given) != 1:
+        return given
+    band = None if target is None else target.data_id.band
+    for name, one in given["band"].items():
+        if str(name) == band:
+            return _of_band(one, target) if isinstance(one, Mapping) else one
+    if target is None:
+        return None
+    bands = ", ".join(map(str, given["band"]))
+    raise PsfError(
+        f"{target.name} {'does not say its band' if band is None else f'is of band {band!r}'}, and PSFs are given for "
+        f"{bands}",
+        path=target.path,
+        key="psf.band",
+        fix="Give one for its band",
+    )
+
+
+def _analytic(given: Mapping[str, Any], pixel_scale: float) -> PSF:
+    """A Gaussian or a Moffat profile."""
     fwhm = _pixels(given["fwhm"], pixel_scale, "psf.fwhm")
-    if kind == "gaussian":
+    if given["kind"] == "gaussian":
         return GaussianPSF(fwhm=fwhm)
     beta = given.get("beta", 2.5)
     if isinstance(beta, bool) or not isinstance(beta, int | float):

@@ -45,6 +45,7 @@ from skygraft.formats.fits_zeropoint import ZEROPOINT_KEYS
 from skygraft.formats.space import SpaceFitsFormat, companion_hdu, first_number, middle_of, required
 from skygraft.formats.space_flags import HST_BITS, stem_of
 from skygraft.photometry import PhotoCalib, PixelAreaField, ReferenceCandidate, parse_unit, summed_unit
+from skygraft.places import is_file
 from skygraft.wcs import has_wcs
 
 __all__ = ["HstFormat", "HstOptions"]
@@ -173,7 +174,10 @@ class HstFormat(SpaceFitsFormat):
 
     def _noise(self, path: Path, image: HduInfo, hdus: Sequence[HduInfo], given: FitsOptions) -> Plane | None:
         if not _is_drizzled(path, hdus, image):
-            return required(path, image, hdus, "ERR", "rms").plane("rms", path)
+            errors = required(path, image, hdus, "ERR", "rms")
+            return None if errors is None else errors.plane("rms", path)
+        if image.name == "SCI" and image.index and given.weight is None:
+            required(path, image, hdus, "WHT", "weight")
         weights = _weights(path, image, hdus, given)
         kind, _ = _kind_of_weights(path, hdus, image, given)
         return weights if weights is not None and kind == "inverse_variance" else None
@@ -182,6 +186,9 @@ class HstFormat(SpaceFitsFormat):
         if _is_drizzled(path, hdus, image):
             return companion_hdu("DQ", image, hdus)
         return required(path, image, hdus, "DQ", "mask")
+
+    def _coverage(self, opened: OpenedImage, given: FitsOptions) -> Plane | None:
+        return _weights(opened.path, opened.image, opened.hdus, given)
 
     def _is_mosaic(self, opened: OpenedImage) -> bool:
         return _is_drizzled(opened.path, opened.hdus, opened.image)
@@ -225,6 +232,9 @@ class HstFormat(SpaceFitsFormat):
     def _unit(self, opened: OpenedImage, given: FitsOptions) -> ImageUnit:
         unit = image_unit(opened.headers, given.unit)
         card = opened.headers.find("D001OUUN")
+        if not unit.stated and card is not None and _text(opened.headers, "INSTRUME") in ("ACS", "WFC3"):
+            # Their pipelines convert to electrons; those of older cameras leave counts.
+            unit = ImageUnit(parse_unit("electron"), stated=True)
         if given.unit is not None or card is None or unit.unit.kind not in ("counts", "electrons"):
             return unit
         rate = str(card.value).strip().lower() == "cps"
@@ -248,6 +258,13 @@ class HstFormat(SpaceFitsFormat):
         if given.zeropoint is not None or given.zeropoint_key is not None or not of_counts:
             return super()._photo_calib(opened, given, exposure_time, scale)
         try:
+            if not unit.stated:
+                raise CalibrationError(
+                    "there is no BUNIT: is the image in electrons, counts, or one of these per second?",
+                    path=opened.path,
+                    key="BUNIT",
+                    fix="Give unit= ('electron/s', 'electron', 'adu/s' or 'adu')",
+                )
             njy = _njy_of_rate(opened)
             if not unit.unit.per_second:
                 if exposure_time is None:
@@ -328,7 +345,7 @@ def _weights(path: Path, image: HduInfo, hdus: Sequence[HduInfo], given: FitsOpt
     for name in names:
         for end in dict.fromkeys((ending, ".fits", ".fits.gz")):
             other = path.with_name(name + end)
-            if name != stem and other.is_file():
+            if name != stem and is_file(other):
                 flat = [hdu for hdu in list_hdus(other) if hdu.shape == image.shape]
                 if len(flat) == 1:
                     return flat[0].plane("weight", other)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from astropy.io import fits
 
 from skygraft.errors import CalibrationError, ConfigError, CorruptFileError, FormatError, SkygraftError, WcsError
 from skygraft.exposure import DataId, VisitInfo
@@ -26,7 +27,7 @@ from skygraft.fitsfile.open import is_fits, open_fits
 from skygraft.formats.base import CAUTION, StrPath
 from skygraft.formats.fits import FitsOptions, OpenedImage
 from skygraft.formats.fits_headers import Headers, finite_number
-from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, list_hdus
+from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, is_flat, list_hdus
 from skygraft.formats.fits_planes import read_pixels
 from skygraft.formats.fits_units import image_unit
 from skygraft.formats.space import SpaceFitsFormat, companion_hdu, first_number, middle_of, required
@@ -55,6 +56,8 @@ _PRODUCTS = {
     "SegmentationMapModel": "a segmentation map (_segm)",
 }
 _SPECTRA = re.compile(r"WFSS|GRISM|SOSS|LRS|MRS|IFU|SPEC|SLIT|BRIGHTOBJ|DARK|FLAT|LED|LAMP")
+_SAME = 5.0
+"""Pixels by which two descriptions of a WCS may differ at the middle of an image: headers without SIP are linear."""
 _GOOD_SIP = 0.05
 """Pixels: SIPMXERR above which the approximation of the header is worth a warning."""
 
@@ -83,20 +86,41 @@ class _JwstOpened(OpenedImage):
     choice: str = "auto"
 
     def wcs(self) -> Any:
-        if self.choice == "fits" or (self.choice == "auto" and is_resampled(self.hdus, self.headers)):
+        if self.choice == "fits" or (self.choice == "auto" and is_resampled(self.path, self.hdus, self.headers)):
             return super().wcs()
         status = self.path.stat()
         found = _gwcs(str(self.path), status.st_size, status.st_mtime_ns)
         if found is not None:
+            self._check_same(found)
             return found
-        if self.choice == "auto" and "A_ORDER" in self.image.header:
+        alone = sum(map(is_flat, self.hdus)) == 1
+        if self.choice == "auto" and alone and "A_ORDER" in self.image.header:
+            # A plane cut from an exposure has no other.
             return super().wcs()
         raise WcsError(
-            "the file has no ASDF extension with the WCS of this exposure, and its header has no distortion",
+            "the file has no ASDF extension with the WCS of this exposure",
             path=self.path,
-            hdu=self.image.index,
-            fix="Download the file again, or read it with wcs='fits' (positions may be off by several pixels)",
+            hdu="ASDF",
+            fix="Download the file again, or read it with wcs='fits': the WCS of the header, which is an approximation",
         )
+
+    def _check_same(self, found: GwcsWcs) -> None:
+        """Raise if the gwcs is that of another image: cutting one out moves the pixels of the header only."""
+        ny, nx = self.image.shape or (0, 0)
+        x, y = (nx - 1) / 2, (ny - 1) / 2
+        try:
+            there = super().wcs().pixel_to_world_values(x, y)
+        except WcsError:
+            return
+        off = float(np.hypot(*(np.array(found.world_to_pixel_values(*there)) - (x, y))))
+        if not off <= _SAME:
+            raise WcsError(
+                f"the WCS of the ASDF extension is {off:.3g} pixels off that of the header at the middle of the image: "
+                "it may have been cut from a larger one",
+                path=self.path,
+                hdu="ASDF",
+                fix="Read it with wcs='fits', the WCS of the header",
+            )
 
 
 class JwstFormat(SpaceFitsFormat):
@@ -107,19 +131,23 @@ class JwstFormat(SpaceFitsFormat):
     """
 
     name: ClassVar[str] = "jwst"
-    looked_for: ClassVar[str] = "a FITS file of TELESCOP = 'JWST' with an HDU SCI"
+    looked_for: ClassVar[str] = "a FITS file of TELESCOP = 'JWST' with an HDU SCI, or with one image and PIXAR_SR"
     Options: ClassVar[type[JwstOptions]] = JwstOptions
     mission = "JWST"
     bits = JWST_BITS
     reference = JWST_REFERENCE
 
     def matches(self, path: StrPath) -> bool:
-        """Return whether the file is of JWST and has an HDU SCI."""
+        """Return whether the file is of JWST and has an HDU SCI, or is a single plane of surface brightness."""
         if Path(path).is_file() and Path(path).stat().st_size and not is_fits(path):
             return False
         hdus = list_hdus(path)
         telescope = str(hdus[0].header.get("TELESCOP", "")).strip().upper()
-        return telescope == "JWST" and any(hdu.name == "SCI" and hdu.shape is not None for hdu in hdus)
+        if telescope != "JWST":
+            return False
+        images = [hdu for hdu in hdus if hdu.shape is not None]
+        alone = len(images) == 1 and "PIXAR_SR" in images[0].header and "GRIZLIV" not in images[0].header
+        return alone or any(hdu.name == "SCI" for hdu in images)
 
     def _check(self, path: Path, hdus: Sequence[HduInfo], given: FitsOptions) -> None:
         primary = hdus[0].header
@@ -143,10 +171,11 @@ class JwstFormat(SpaceFitsFormat):
             )
 
     def _noise(self, path: Path, image: HduInfo, hdus: Sequence[HduInfo], given: FitsOptions) -> Plane | None:
-        return required(path, image, hdus, "ERR", "rms").plane("rms", path)
+        errors = required(path, image, hdus, "ERR", "rms")
+        return None if errors is None else errors.plane("rms", path)
 
     def _flags(self, path: Path, image: HduInfo, hdus: Sequence[HduInfo]) -> HduInfo | None:
-        if is_resampled(hdus, inherited_headers(hdus, image.index)):
+        if is_resampled(path, hdus, inherited_headers(hdus, image.index)):
             return companion_hdu("DQ", image, hdus)
         return required(path, image, hdus, "DQ", "mask")
 
@@ -155,7 +184,7 @@ class JwstFormat(SpaceFitsFormat):
         return _JwstOpened(path, layout, hdus, headers, given.wcs if isinstance(given, JwstOptions) else "auto")
 
     def _is_mosaic(self, opened: OpenedImage) -> bool:
-        return is_resampled(opened.hdus, opened.headers)
+        return is_resampled(opened.path, opened.hdus, opened.headers)
 
     def _further(self, opened: OpenedImage, given: FitsOptions) -> dict[str, Any]:
         found = super()._further(opened, given)
@@ -201,12 +230,13 @@ class JwstFormat(SpaceFitsFormat):
         return unit, dataclasses.replace(calib, field=GridField(relative)), missing
 
 
-def is_resampled(hdus: Sequence[HduInfo], headers: Headers) -> bool:
+def is_resampled(path: Path, hdus: Sequence[HduInfo], headers: Headers) -> bool:
     """Return whether a JWST image was resampled to pixels without distortion."""
     names = {hdu.name for hdu in hdus}
     step = headers.find("S_RESAMP")
     done = step is not None and str(step.value).strip().upper() == "COMPLETE"
-    return bool(names & {"CON", "WHT"}) or done or headers.find("PXSCLRT", "RESWHT") is not None
+    named = any("_i2d" in name for name in (path.name, _text(headers, "FILENAME") or ""))
+    return bool(names & {"CON", "WHT"}) or done or named or headers.find("PXSCLRT", "RESWHT") is not None
 
 
 def jwst_band(filter_name: str | None, pupil: str | None) -> str | None:
@@ -250,8 +280,10 @@ def _gwcs(path: str, n_bytes: int, mtime_ns: int) -> GwcsWcs | None:
             return None
         require_asdf("the WCS of an exposure of JWST", path)
         table = found[0]
-        data = table.data if table.is_image else table.data.field(0).ravel()
-        content = b"" if data is None else np.asarray(data).tobytes()
+        data = table.data
+        # Early versions of the pipeline wrote an image, later ones a table of one cell.
+        cell = data.field(0) if isinstance(data, fits.FITS_rec) and len(data.columns) else data
+        content = b"" if cell is None else np.asarray(cell).tobytes()
         if not content.startswith(b"#ASDF "):
             raise CorruptFileError(
                 "the ASDF extension holds no ASDF file", path=path, hdu="ASDF", fix="Copy or download the file again"

@@ -47,7 +47,7 @@ from skygraft.formats.fits_layout import (
 from skygraft.formats.fits_planes import header_planes, read_mask
 from skygraft.formats.fits_write import copy_file, write_planes
 from skygraft.formats.legacy_brick_psf import psf_of_image, psf_of_sizes
-from skygraft.formats.legacy_coadd import OpenedCoadd, other_survey, release_of, survey_reference, unit_of
+from skygraft.formats.legacy_coadd import OpenedCoadd, other_survey, psf_of_file, release_of, survey_reference, unit_of
 from skygraft.photometry import ReferenceCandidate
 from skygraft.psf import PSF, MoffatMapPSF
 
@@ -72,7 +72,7 @@ class LegacyBrickOptions(FitsOptions):
     Parameters
     ----------
     psf_beta : float
-        Exponent of the Moffat that has the size of the map. Fits to 15 of the survey's PSFEx models of DECam exposures
+        Exponent of the Moffat that has the size of the map. Fits to 20 of the survey's PSFEx models of DECam exposures
         give 2.2 to 4.1, median 2.9.
     """
 
@@ -304,6 +304,8 @@ class LegacyBrickFormat(FitsFormat):
 
     def _psf(self, opened: OpenedImage, given: FitsOptions, scale: float) -> PSF | None:
         parts = _parts_of(opened)
+        if opened.layout.psf is not None:
+            return psf_of_file(opened.layout.psf, scale, parts.brick.band)
         if given.psf is not None and given.psf is not True:
             return super()._psf(opened, given, scale)
         if parts.copsf is not None:

@@ -62,22 +62,22 @@ def psf_of_sizes(plane: Plane, scale: float, beta: float) -> PSF:
     """
     sizes, header = read_pixels(plane)
     unit = str(header.get("BUNIT", "arcsec")).strip()
-    known = sizes[np.isfinite(sizes) & (sizes > 0)]
-    if unit.lower() not in ("arcsec", "") or (known.size and not _SIZES[0] < known.min() <= known.max() < _SIZES[1]):
-        span = f"{known.min():.4g} to {known.max():.4g}" if known.size else "no"
-        raise PsfError(
-            f"the map of PSF sizes has {span} {unit}; sizes in arcsec are needed",
-            path=plane.path,
-            hdu=plane.hdu,
-            fix="Fetch it again, or give psf=",
-        )
-    if not known.size:
+    if not (sizes > 0).any():
         raise PsfError(
             "the map of PSF sizes has no size anywhere: no exposure covers the brick",
             path=plane.path,
             hdu=plane.hdu,
             fix="Leave the image out, or give psf=",
         )
+    low, high = float(np.min(sizes, where=sizes > 0, initial=np.inf)), float(np.nanmax(sizes))
+    if unit.lower() not in ("arcsec", "") or not _SIZES[0] < low <= high < _SIZES[1]:
+        raise PsfError(
+            f"the map of PSF sizes has {low:.4g} to {high:.4g} {unit}; sizes in arcsec are needed",
+            path=plane.path,
+            hdu=plane.hdu,
+            fix="Fetch it again, or give psf=",
+        )
     half = max(1, round(_HALF_SIZE / scale))
     origin = f"the effective area of {plane.path.name}, an approximation"
-    return MoffatMapPSF.of_effective_size(sizes / scale, beta, (2 * half + 1, 2 * half + 1), origin=origin)
+    shape = 2 * half + 1, 2 * half + 1
+    return MoffatMapPSF.of_effective_size(sizes, beta, shape, factor=1 / scale, origin=origin)

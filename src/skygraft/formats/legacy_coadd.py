@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from skygraft.formats.fits import OpenedImage
 from skygraft.formats.fits_headers import Headers, finite_number
+from skygraft.formats.fits_layout import is_flat, list_hdus
 from skygraft.formats.fits_zeropoint import ZEROPOINT_KEYS, ZEROPOINT_TOLERANCE
+from skygraft.formats.given import make_psf
 from skygraft.photometry import ReferenceCandidate, default_candidate
+from skygraft.psf import PSF, read_psf_image
 from skygraft.wcs import FitsWcs, read_fits_wcs
 
-__all__ = ["OpenedCoadd", "other_survey", "release_of", "survey_reference", "unit_of"]
+__all__ = ["OpenedCoadd", "other_survey", "psf_of_file", "release_of", "survey_reference", "unit_of"]
 
 _ZEROPOINT = 22.5
 _FIRST_PSF_RELEASE = 6
@@ -88,6 +92,35 @@ def unit_of(headers: Headers) -> str | None:
     zeropoints = [finite_number(card) for card in headers.every(*ZEROPOINT_KEYS)]
     same = all(value is not None and abs(value - _ZEROPOINT) <= ZEROPOINT_TOLERANCE for value in zeropoints)
     return "nanomaggy" if same else None
+
+
+def psf_of_file(path: Path, scale: float, band: str) -> PSF:
+    """Return the PSF that a file gives: images on the coadd's pixels, one for each band, or a PSFEx model.
+
+    Parameters
+    ----------
+    path : Path
+        The viewer's ``coadd-psf`` (an HDU for each band, with BAND), a file of one image, or a PSFEx model.
+    scale : float
+        Arcsec per pixel.
+    band : str
+        The coadd's band.
+
+    Returns
+    -------
+    PSF
+        Images are scaled to sum one.
+
+    Raises
+    ------
+    PsfError, CorruptFileError
+        If the file has no PSF of that band.
+    """
+    images = [hdu for hdu in list_hdus(path) if is_flat(hdu)]
+    if not images:
+        return make_psf(path, scale)
+    several = band if len(images) > 1 else None
+    return read_psf_image(path, scale, band=several, oversampling=1, pixel_integrated=True)
 
 
 def release_of(headers: Headers) -> int | None:

@@ -24,8 +24,9 @@ from skygraft.formats.fits import FitsFormat, FitsOptions, OpenedImage
 from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus
 from skygraft.formats.fits_planes import read_mask
 from skygraft.formats.fits_units import image_unit
-from skygraft.formats.legacy_coadd import OpenedCoadd, release_of, survey_reference, unit_of
+from skygraft.formats.legacy_coadd import OpenedCoadd, psf_of_file, release_of, survey_reference, unit_of
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
+from skygraft.psf import PSF
 
 __all__ = ["LegacyCutoutFormat"]
 
@@ -95,6 +96,11 @@ class LegacyCutoutFormat(FitsFormat):
             if name not in named and bit not in named.values():
                 named[name] = bit
         return read_mask(opened.layout.mask, named)
+
+    def _psf(self, opened: OpenedImage, given: FitsOptions, scale: float) -> PSF | None:
+        if opened.layout.psf is not None:
+            return psf_of_file(opened.layout.psf, scale, _band(opened.image))
+        return super()._psf(opened, given, scale)
 
     def _no_psf(self, opened: OpenedImage) -> PsfError:
         return PsfError(

@@ -46,6 +46,7 @@ from skygraft.formats.legacy_dq import dq_kind_of, read_dq
 from skygraft.formats.legacy_gain import PER_SECOND, read_legacy_gain
 from skygraft.formats.legacy_tables import CcdRow, beside, find_ccds, find_psfex, find_root, find_row
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, default_candidate, header_candidates
+from skygraft.places import is_file
 from skygraft.psf import PSF, read_psfex
 from skygraft.wcs import FitsWcs, check_pixel_scale, pixel_scale, read_fits_wcs
 
@@ -292,12 +293,12 @@ class LegacySurveyFormat(Format):
             "ood": self._companion(path, "ood", image) if given.mask else None,
         }
         layout, marks = FitsLayout(image.plane("image", path), planes["oow"]), beside(path, "injected")
-        return LegacyLayout(layout, planes["ood"], marks if marks.is_file() else None)
+        return LegacyLayout(layout, planes["ood"], marks if is_file(marks) else None)
 
     def _companion(self, path: Path, kind: str, image: HduInfo) -> Plane:
         option = "weight" if kind == "oow" else "mask"
         other = beside(path, kind)
-        if not other.is_file():
+        if not is_file(other):
             raise FormatError(
                 f"its {'inverse variance' if kind == 'oow' else 'data quality'} file {other.name} is not beside it",
                 path=path,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from skygraft.errors import FormatError
 from skygraft.fitsfile.open import open_fits
 from skygraft.formats.base import StrPath, identify_files
+from skygraft.places import is_file, is_folder, names_in
 
 __all__ = ["CcdRow", "CcdsTable", "beside", "find_ccds", "find_psfex", "find_root", "find_row", "read_ccds"]
 
@@ -161,14 +162,14 @@ def find_ccds(image: Path, given: StrPath | Sequence[StrPath] | None) -> tuple[P
         listed: Iterable[StrPath] = [given] if isinstance(given, str | os.PathLike) else given
         found = [Path(p) for p in listed]
         for path in found:
-            if not path.is_file():
+            if not is_file(path):
                 raise FormatError("there is no such survey-ccds table", path=path, key="ccds", fix="Correct ccds=")
         return tuple(found)
     for folder in image.absolute().parents:
         # The .kd.fits files contain the same rows as a search tree.
-        tables = sorted(p for p in folder.glob("survey-ccds*.fits*") if ".kd." not in p.name)
+        tables = [folder / name for name in names_in(folder, "survey-ccds*.fits*") if ".kd." not in name]
         if tables:
-            return tuple(tables)
+            return tuple(path for path in tables if is_file(path))
     raise FormatError(
         "there is no survey-ccds table in any directory above the image, so its zeropoint is not known",
         path=image,
@@ -238,7 +239,7 @@ def find_root(image: Path, table: Path) -> Path:
     """
     own = table.absolute().parent
     folders = (own, *image.absolute().parents)
-    return next((folder for folder in folders if (folder / "calib").is_dir()), own)
+    return next((folder for folder in folders if is_folder(folder / "calib")), own)
 
 
 def find_psfex(root: Path, row: CcdRow) -> tuple[Path | None, tuple[Path, ...]]:
@@ -273,7 +274,7 @@ def find_psfex(root: Path, row: CcdRow) -> tuple[Path | None, tuple[Path, ...]]:
         calib / camera / "psfex-merged" / number[:5] / f"{camera}-{number}.fits",
         calib / camera / "psfex" / number[:5] / f"{camera}-{number}.fits",
     )
-    return next((path for path in looked if path.is_file()), None), looked
+    return next((path for path in looked if is_file(path)), None), looked
 
 
 def beside(image: Path, kind: str) -> Path:

@@ -1,4 +1,4 @@
-"""Recognise the format of a file, and read and write images in their format."""
+"""Read and write images in their format."""
 
 from __future__ import annotations
 
@@ -10,30 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from skygraft.data_id import DataId
 from skygraft.errors import (
     CalibrationError,
     ConfigError,
     CorruptFileError,
     FormatError,
-    MissingWcsError,
     OutputError,
     PsfError,
     UncalibratedImageError,
-    UnknownFormatError,
 )
 from skygraft.exposure import CUT_FROM, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
-from skygraft.fitsfile.open import fits_errors, is_fits
-from skygraft.fitsfile.packed import foreign_packing, packing_of
-from skygraft.formats.asdf_blocks import is_asdf
+from skygraft.fitsfile.open import fits_errors
 from skygraft.formats.available import (
     format_names,
     format_reference,
     get_format,
     load_formats,
-    ordinary_formats,
     register_format,
     resolve_format,
-    specific_formats,
 )
 from skygraft.formats.base import (
     FILES,
@@ -46,10 +41,16 @@ from skygraft.formats.base import (
     refuse_overwrite,
 )
 from skygraft.formats.fits_gain import flux_unit_of
-from skygraft.formats.fits_kinds import describe_file
-from skygraft.formats.fits_layout import is_flat, list_hdus, split_name
-from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
-from skygraft.formats.survey_products import refuse_product
+from skygraft.formats.given import (
+    GivenPhotoCalib,
+    GivenPsf,
+    make_photo_calib,
+    make_psf,
+    psf_files,
+    psf_option,
+)
+from skygraft.formats.psf_target import PsfTarget
+from skygraft.formats.recognise import recognise_format
 from skygraft.photometry import (
     PhotoCalib,
     ReferenceCandidate,
@@ -60,8 +61,10 @@ from skygraft.photometry import (
     resolve_reference,
     summed_unit,
 )
-from skygraft.psf import Box, check_psf_soundness
-from skygraft.wcs import check_pixel_scale, check_wcs_soundness, has_wcs, pixel_scale
+from skygraft.place_names import is_copy
+from skygraft.places import bring, for_headers, is_place
+from skygraft.psf import PSF, Box, check_psf_soundness
+from skygraft.wcs import check_pixel_scale, check_wcs_soundness, pixel_scale
 
 __all__ = [
     "format_names",
@@ -95,85 +98,6 @@ def killed_its_reader(path: StrPath, reason: str) -> CorruptFileError:
     )
 
 
-def recognise_format(path: StrPath) -> Format:
-    """Return the one format that recognises a file.
-
-    A file is ordinary FITS if no more specific format recognises it.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-
-    Returns
-    -------
-    Format
-
-    Raises
-    ------
-    CorruptFileError
-        If the file is missing, empty or damaged.
-    UnknownFormatError
-        If no format recognises it, or several do.
-    FormatError
-        If its name is that of a known survey's product without a science image.
-    MissingWcsError
-        If it is a FITS image that only lacks a celestial WCS.
-    """
-    identify_files([path])
-    refused: list[CorruptFileError] = []
-    found = [fmt for fmt in specific_formats() if _matches(fmt, path, refused)]
-    found = found or [fmt for fmt in ordinary_formats() if _matches(fmt, path, refused)]
-    if not found and refused:
-        raise refused[0]
-    if len(found) > 1:
-        names = [fmt.name for fmt in found]
-        raise UnknownFormatError(
-            f"the file could be of {len(found)} formats: {', '.join(names)}",
-            path=path,
-            fix=f"Choose with format={names[0]!r}",
-        )
-    if not found:
-        refuse_product(Path(path))
-        hdus = list_hdus(path) if is_fits(path) else ()
-        what = describe_file(Path(path), hdus) if hdus else "an ASDF file of an unknown kind" if is_asdf(path) else ""
-        flat = [hdu for hdu in hdus if is_flat(hdu)]
-        if flat and not any(has_wcs(hdu.header) for hdu in (hdus[0], *flat)):
-            letters = sorted({k[-1] for h in flat for k in h.header if k.startswith("CTYPE") and k[-1].isalpha()})
-            alternate = f", but the alternate description {', '.join(letters)} of one" if letters else ""
-            raise MissingWcsError(
-                f"no image of the file has a celestial WCS{alternate} (it holds {'; '.join(map(str, hdus))})"
-                + (f": this is {what}" if what else ""),
-                path=path,
-                fix="Solve the image's astrometry and write CTYPE, CRVAL, CRPIX and CD cards, or leave it out",
-            )
-        holds = f"; the file holds {'; '.join(map(str, hdus))}" if hdus else ""
-        formats = (*specific_formats(), *ordinary_formats())
-        looked = "; ".join(f"{fmt.name} is recognised by {fmt.looked_for}" for fmt in formats)
-        raise UnknownFormatError(
-            f"{f'this is {what}: ' if what else ''}no format recognises the file ({looked}){holds}",
-            path=path,
-            fix="Check that this is the image, or name its format with format=",
-        )
-    return found[0]
-
-
-def _matches(fmt: Format, path: StrPath, refused: list[CorruptFileError]) -> bool:
-    """Whether a format recognises a file; an error that counts if no other format does is added to `refused`."""
-    try:
-        return fmt.matches(path)
-    except CorruptFileError as error:
-        with Path(path).open("rb") as stream:
-            head = stream.read(8)
-        if foreign_packing(head) is not None or (packing_of(head) is not None and split_name(path)[1]):
-            refused.append(error)
-            return False
-        # A file that is not FITS is of another kind, not damaged.
-        if is_fits(path):
-            raise
-        return False
-
-
 def _format_for(path: StrPath, name: str) -> Format:
     return recognise_format(path) if name == "auto" else get_format(name)
 
@@ -198,6 +122,7 @@ def read_footprint(path: StrPath, *, format: str = "auto", **options: Any) -> Im
     ------
     UnknownFormatError, CorruptFileError, MissingWcsError, FormatError, ConfigError
     """
+    path = for_headers(path) if is_place(path) else path
     with fits_errors(path):
         fmt = _format_for(path, format)
         found = fmt.footprint(path, **options)
@@ -224,7 +149,7 @@ def read_exposure(
     path : path-like
         The image.
     format : str
-        Its format (see `format_names`); "auto" recognises it.
+        Its format (see `format_names`), or the class of one of your own ("my_module:MyFormat"); "auto" recognises it.
     aperture : str, mapping or ReferenceCandidate, optional
         What the calibrated flux is measured in, if the image does not record it: a radius (``"12 pix"``,
         ``"2 arcsec"``), ``{"diameter": "4 arcsec"}``, ``"psf_model"`` or ``"total"``; see
@@ -267,12 +192,16 @@ def read_exposure(
     ConfigError
         If an option is not one of the format's.
     """
+    path = bring(path) if is_place(path) else path
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
     stamps = identify_files([path])
     with fits_errors(path):
         exposure = fmt.read(path, **asked)
-    found = _complete(ImageCalibration.of(exposure), path, aperture, psf, photo_calib, gain)
+    target = PsfTarget(0.0, Path(path), exposure.data_id, header=exposure.header)
+    of_psf = identify_files(psf_files(psf, target))
+    found = _complete(ImageCalibration.of(exposure), path, aperture, psf, photo_calib, gain, target)
     extra = {FILES: stamps, **exposure.extra}
+    extra[FILES] = extra[FILES] | of_psf
     for key in (NO_PHOTO_CALIB, NO_PSF, NO_GAIN):
         extra.pop(key, None)
     extra |= found.extra()
@@ -309,25 +238,28 @@ def read_calibration(
     SkygraftError
         As `read_exposure`, except for errors of the pixels.
     """
+    path = bring(path) if is_place(path) and not is_copy(path) else path
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
     identify_files([path])
     with fits_errors(path):
         found = fmt.calibration(path, **asked)
-    return _complete(found, path, aperture, psf, photo_calib, gain)
+        data_id = DataId() if psf is None or isinstance(psf, PSF) else fmt.footprint(path, **asked).data_id
+    return _complete(found, path, aperture, psf, photo_calib, gain, PsfTarget(0.0, Path(path), data_id))
 
 
 def _prepare(
     path: StrPath, format: str, psf: GivenPsf | None, hdu: int | str | None, options: Mapping[str, Any]
 ) -> tuple[Format, dict[str, Any], GivenPsf | None]:
     """Return the format, its reading options, and the PSF if it is not one of these options."""
+    psf = bring(psf) if isinstance(psf, str | os.PathLike) and is_place(psf) else psf
     with fits_errors(path):
         fmt = _format_for(path, format)
     asked = dict(options)
     if hdu is not None:
         asked["hdu"] = hdu
-    if psf is not None and "psf" in {field.name for field in dataclasses.fields(fmt.Options)}:
-        asked["psf"], psf = psf, None
-    return fmt, asked, psf
+    takes_psf = "psf" in {field.name for field in dataclasses.fields(fmt.Options)}
+    option, psf = psf_option(psf, takes_psf)
+    return fmt, asked | option, psf
 
 
 def _complete(
@@ -337,6 +269,7 @@ def _complete(
     psf: GivenPsf | None,
     photo_calib: GivenPhotoCalib | None,
     gain: float | None,
+    target: PsfTarget,
 ) -> ImageCalibration:
     """Replace parts of a calibration by what the caller gave, and resolve its reference."""
     (ny, nx), (x0, y0) = found.shape, found.xy0
@@ -345,7 +278,8 @@ def _complete(
     scale = float(np.ravel(pixel_scale(found.wcs, *box.center))[0])
     changes: dict[str, Any] = {}
     if psf is not None:
-        changes |= {"psf": make_psf(psf, scale), "no_psf": None}
+        target = dataclasses.replace(target, pixel_scale=scale, box=box)
+        changes |= {"psf": make_psf(psf, scale, target), "no_psf": None}
     if gain is not None:
         if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0 < gain < float("inf"):
             raise ConfigError(

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError, FormatError, PsfError, UncalibratedImageError
 from skygraft.exposure import COADD_NOISE, PHOTON_VARIANCE, DataId, Exposure, VisitInfo, make_planes
-from skygraft.formats.asdf_blocks import AsdfArray, is_asdf, map_asdf, rewrite_asdf
+from skygraft.formats.asdf_blocks import AsdfArray, is_asdf, map_asdf
+from skygraft.formats.asdf_rewrite import rewrite_asdf
 from skygraft.formats.base import (
     CAUTION,
     FILES,
@@ -35,13 +36,12 @@ from skygraft.formats.base import (
 )
 from skygraft.formats.fits_headers import band_name, check_number
 from skygraft.formats.fits_write import write_mask
-from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.formats.roman_tree import RomanTree, read_roman_tree, read_roman_wcs
-from skygraft.formats.space_flags import ROMAN_BITS, add_marks, marks_file, marks_of, name_bits, stem_of
+from skygraft.formats.space_flags import ROMAN_BITS, add_marks, add_no_data, marks_file, marks_of, name_bits, stem_of
 from skygraft.formats.space_noise import added_variance
 from skygraft.noise import CoaddNoise
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, parse_unit, summed_unit
-from skygraft.psf import PSF
+from skygraft.places import is_file
 from skygraft.wcs import GwcsWcs, check_pixel_scale, pixel_scale
 
 __all__ = ["RomanFormat", "RomanOptions"]
@@ -65,8 +65,6 @@ class RomanOptions(ReadOptions):
 
     Parameters
     ----------
-    psf : PSF, path, mapping or False, optional
-        See `skygraft.formats.given.make_psf`; the files contain no PSF.
     zeropoint : float, optional
         AB magnitude of one image unit in one pixel, instead of what ``meta`` says.
     exposure_time : float, optional
@@ -81,7 +79,6 @@ class RomanOptions(ReadOptions):
         False if the file has no variance or no data quality.
     """
 
-    psf: GivenPsf | bool | None = None
     zeropoint: float | None = None
     exposure_time: float | None = None
     mjd: float | None = None
@@ -157,6 +154,12 @@ class RomanFormat(Format):
             if given.mask and "dq" in tree.arrays:
                 mask = _bits(file.read(tree.arrays["dq"], "dq"))
                 planes = name_bits(mask, ROMAN_BITS)
+            if tree.is_mosaic:
+                empty = ~np.isfinite(image)
+                # Simulated mosaics may have no weights at all.
+                if "weight" in tree.arrays and (seen := file.read(tree.arrays["weight"], "weight") > 0).any():
+                    empty |= ~seen
+                planes = add_no_data(mask, planes, empty)
             if "var_poisson" in tree.arrays:
                 extra[PHOTON_VARIANCE] = file.read(tree.arrays["var_poisson"], "var_poisson").astype(np.float32)
         mask, planes = add_marks(mask, planes, opened.marks)
@@ -171,6 +174,8 @@ class RomanFormat(Format):
             photo_calib=found.photo_calib,
             data_id=self._data_id(opened, given),
             visit_info=self._visit_info(opened, given),
+            gain=found.gain,
+            gain_origin=found.gain_origin,
             path=opened.path,
             format=self.name,
             header=tree.as_dict(),
@@ -238,13 +243,15 @@ class RomanFormat(Format):
                     key=names[0],
                     fix=f"Give the file as the pipeline wrote it, or read it without ({option}=False)",
                 )
-        return _Opened(path, tree, marks if marks.is_file() else None)
+        return _Opened(path, tree, marks if is_file(marks) else None)
 
     def _data_id(self, opened: _Opened, given: RomanOptions) -> DataId:
         tree = opened.tree
-        band, detector = tree.text("instrument", "optical_element"), tree.text("instrument", "detector")
+        # Mosaics of the first versions of the schema have them among their basic information.
+        band = tree.text("instrument", "optical_element") or tree.text("basic", "optical_element")
+        detector = tree.text("instrument", "detector")
         return DataId(
-            instrument=tree.text("instrument", "name"),
+            instrument=tree.text("instrument", "name") or tree.text("basic", "instrument"),
             detector=None if tree.is_mosaic else detector,
             band=given.band or (None if band is None else band_name(band)),
             name=stem_of(opened.path),
@@ -267,9 +274,8 @@ class RomanFormat(Format):
             photo_calib = PhotoCalib(njy, summed_unit(unit.name), candidates=(ROMAN_REFERENCE,))
         except CalibrationError as error:
             missing = error
-        psf: PSF | None = None
-        if given.psf is not None and not isinstance(given.psf, bool):
-            psf = make_psf(given.psf, scale)
+        seconds = self._visit_info(opened, given).exposure_time
+        electrons = unit.kind == "electrons" and unit.per_second and seconds is not None
         return ImageCalibration(
             unit=unit.name,
             wcs=wcs,
@@ -277,9 +283,10 @@ class RomanFormat(Format):
             photo_calib=photo_calib,
             no_photo_calib=missing,
             candidates=(ROMAN_REFERENCE,),
-            psf=psf,
-            no_psf=None if psf is not None else no_space_psf(opened.path, "Roman"),
-            no_gain=_NO_GAIN,
+            no_psf=no_space_psf(opened.path, "Roman"),
+            gain=seconds if electrons else None,
+            gain_origin="the image is in electrons per second: the exposure time" if electrons else "",
+            no_gain="" if electrons else _NO_GAIN,
             has_variance=given.variance and bool(tree.arrays.keys() & set(_NOISE)),
             n_files=2,
         )
@@ -290,8 +297,8 @@ def no_space_psf(path: Path, mission: str) -> PsfError:
     return PsfError(
         f"files of {mission} contain no PSF",
         path=path,
-        fix="Give psf= (a PSF, the path of a PSF model, or a mapping such as {kind: moffat, fwhm: 0.1 arcsec}): for "
-        "example a grid that STPSF computes, stpsf.<instrument>.psf_grid(...), saved as FITS",
+        fix="Give psf=, for example the file of a grid that STPSF computes (psf_grid(..., save=True)), or "
+        "{kind: moffat, fwhm: 0.1 arcsec}",
     )
 
 

@@ -23,7 +23,7 @@ __all__ = ["RomanTree", "read_roman_tree", "read_roman_wcs"]
 _TAG = re.compile(r"/tags/(?P<product>[\w/]+)-(?P<version>\d+(?:\.\d+)*)$")
 _KNOWN = {"wfi_image": (2, 2), "wfi_mosaic": (2, 1)}
 """Newest version of each product's schema whose layout is known."""
-_ARRAYS = ("data", "err", "dq", "var_poisson", "var_rnoise", "var_flat")
+_ARRAYS = ("data", "err", "dq", "var_poisson", "var_rnoise", "var_flat", "weight")
 _NONE = -999999.0
 """What the pipeline writes for a number that is not known."""
 _LONGEST = 1e8

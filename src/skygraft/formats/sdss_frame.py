@@ -29,11 +29,18 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-import skygraft.psf
-from skygraft.errors import ConfigError, PsfError, SkygraftError
+from skygraft.errors import ConfigError, FormatError, PsfError
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.fitsfile.open import is_fits
-from skygraft.formats.base import FILES, ImageCalibration, ImageFootprint, StrPath, identify_files, refuse_overwrite
+from skygraft.formats.base import (
+    CAUTION,
+    FILES,
+    ImageCalibration,
+    ImageFootprint,
+    StrPath,
+    identify_files,
+    refuse_overwrite,
+)
 from skygraft.formats.fits import FitsFormat, FitsOptions, OpenedImage
 from skygraft.formats.fits_gain import RecordedGain
 from skygraft.formats.fits_headers import Headers, finite_number
@@ -51,7 +58,8 @@ from skygraft.formats.sdss_camera import (
     sky_counts,
 )
 from skygraft.photometry import ReferenceCandidate
-from skygraft.psf import PSF
+from skygraft.places import is_file
+from skygraft.psf import PSF, read_psfield
 from skygraft.wcs import has_wcs
 
 __all__ = ["SdssFrameFormat", "SdssFrameOptions"]
@@ -102,10 +110,10 @@ class _Detector:
 class SdssFrameFormat(FitsFormat):
     """Calibrated frames of SDSS; see `skygraft.formats.sdss_frame` for what their flux means.
 
-    The visit is ``run * 10000 + field`` and the detector the column (camcol). The gain is that of the data model's
-    table, divided by the calibration of each column. Frames have no noise plane: the variance is computed from image,
-    sky and calibration by the formula of the data model, and written beside the frame (``<stem>.variance.fits``) where
-    injection changes it. The PSF is that of the field's psField file, where there is one.
+    The visit is ``run * 10000 + field``, and the detector band and column, such as ``r4``. The gain is that of the data
+    model's table, divided by the calibration of each column. Frames have no noise plane: the variance is computed from
+    image, sky and calibration by the formula of the data model, and written beside the frame (``<stem>.variance.fits``)
+    where injection changes it. The PSF is that of the field's psField file, where there is one.
     """
 
     name: ClassVar[str] = "sdss_frame"
@@ -144,7 +152,12 @@ class SdssFrameFormat(FitsFormat):
         planes = exposure.planes
         if exposure.variance is None and given.variance is not False:
             variance = _variance(Path(path), exposure.image)
-            if variance is not None:
+            if variance is None:
+                extra[CAUTION] = (
+                    "this is a part of a frame, without the sky and the calibration of its columns: its variance is "
+                    "not known"
+                )
+            else:
                 unit = str(planes["image"].attrs["units"])
                 bits = {name: value.bit_length() - 1 for name, value in exposure.mask_planes.items()}
                 planes = make_planes(exposure.image, variance, exposure.mask, mask_planes=bits, units=unit)
@@ -187,7 +200,7 @@ class SdssFrameFormat(FitsFormat):
         return DataId(
             instrument=given.instrument or "SDSS",
             visit=visit,
-            detector=detector.camcol if given.detector is None else given.detector,
+            detector=f"{detector.band}{detector.camcol}" if given.detector is None else given.detector,
             tract=given.tract,
             patch=given.patch,
             band=given.band or detector.band,
@@ -214,13 +227,10 @@ class SdssFrameFormat(FitsFormat):
         psf, no_psf = found.psf, found.no_psf
         if psf is None and given.psf is not False:
             psf, no_psf = _psfield_psf(opened, given)
-        detector = _known(opened.hdus)
         derived = (
             opened.layout.noise is None
             and given.variance is not False
-            and None not in (detector.vector, detector.sky)
-            and array is not None
-            and sky_counts(opened.path, detector.sky or 0, found.shape) is not None
+            and _sky_and_calibration(opened.path, found.shape) is not None
         )
         return dataclasses.replace(
             found,
@@ -255,8 +265,8 @@ def _detector(hdus: tuple[HduInfo, ...]) -> _Detector | None:
 
 
 def _is_sky(header: Mapping[str, Any]) -> bool:
-    names = {str(header.get(f"TTYPE{i}", "")).strip().upper() for i in (1, 2, 3)}
-    return names == {"ALLSKY", "XINTERP", "YINTERP"}
+    names = {str(header[key]).strip().upper() for key in header if str(key).startswith("TTYPE")}
+    return {"ALLSKY", "XINTERP", "YINTERP"} <= names
 
 
 def _known(hdus: tuple[HduInfo, ...]) -> _Detector:
@@ -290,17 +300,31 @@ def _gain(opened: OpenedImage) -> tuple[RecordedGain, NDArray[np.float32] | None
     return RecordedGain(None, reason=f"the calibration of its columns {what}, and there is no NMGY card"), None
 
 
-def _variance(path: Path, image: NDArray[Any]) -> NDArray[np.float32] | None:
-    """Variance of a frame; None if its file lacks the sky or the calibration of its columns."""
+def _sky_and_calibration(path: Path, shape: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float64]] | None:
+    """Sky and calibration of a frame, from which its variance follows; None if the file is a cut-out without them."""
     detector = _known(list_hdus(path))
+    if detector.vector is None and detector.sky is None:
+        return None
     if detector.vector is None or detector.sky is None:
-        return None
+        lost = "calibration of its columns (HDU 1)" if detector.vector is None else "sky (HDU 2: ALLSKY)"
+        raise FormatError(
+            f"the frame lacks the {lost}, without which its variance is not known",
+            path=path,
+            fix="Fetch the frame again, or read it with variance=False",
+        )
+    vector, sky = calibration_vector(path, detector.vector, shape[1]), sky_counts(path, detector.sky, shape)
+    return None if vector is None or sky is None else (sky, vector)
+
+
+def _variance(path: Path, image: NDArray[Any]) -> NDArray[np.float32] | None:
+    """Variance of a frame; None if its file is a cut-out without sky and calibration."""
     ny, nx = image.shape
-    vector, sky = calibration_vector(path, detector.vector, nx), sky_counts(path, detector.sky, (ny, nx))
-    if vector is None or sky is None:
+    found = _sky_and_calibration(path, (ny, nx))
+    if found is None:
         return None
+    detector = _known(list_hdus(path))
     numbers = detector.band, detector.camcol, detector.run
-    return frame_variance(image, vector, sky, gain_of(*numbers), dark_variance(*numbers))
+    return frame_variance(image, found[1], found[0], gain_of(*numbers), dark_variance(*numbers))
 
 
 def _find_psfield(path: Path, hdus: tuple[HduInfo, ...], given: FitsOptions) -> Path | None:
@@ -313,7 +337,7 @@ def _find_psfield(path: Path, hdus: tuple[HduInfo, ...], given: FitsOptions) -> 
     if name is None:
         return None
     stem = f"psField-{name[2]}-{name[3]}-{name[4]}"
-    return next((p for end in _PSFIELD_ENDINGS if (p := path.with_name(stem + end)).is_file()), None)
+    return next((p for end in _PSFIELD_ENDINGS if is_file(p := path.with_name(stem + end))), None)
 
 
 def _psfield_psf(opened: OpenedImage, given: FitsOptions) -> tuple[PSF | None, PsfError | None]:
@@ -325,12 +349,8 @@ def _psfield_psf(opened: OpenedImage, given: FitsOptions) -> tuple[PSF | None, P
             fix="Fetch psField-<run>-<camcol>-<field>.fit into its directory, say where it is (psfield=), or give psf= "
             "({kind: moffat, fwhm: 1.3 arcsec})",
         )
-    read: Any = getattr(skygraft.psf, "read_psfield", None)
-    if read is None:
-        return None, PsfError(
-            "psField files cannot be read by this version of skygraft", path=psfield, fix="Give psf= instead"
-        )
     try:
-        return read(psfield, _known(opened.hdus).band), None
-    except SkygraftError as error:
+        ny, nx = opened.image.shape or (0, 0)
+        return read_psfield(psfield, _known(opened.hdus).band, shape=(ny, nx)), None
+    except PsfError as error:
         return None, PsfError(error.message, path=psfield, fix=error.fix)

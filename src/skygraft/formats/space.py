@@ -32,10 +32,11 @@ from skygraft.formats.fits_layout import (
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.roman import no_space_psf
-from skygraft.formats.space_flags import add_marks, marks_file, marks_of, name_bits
+from skygraft.formats.space_flags import add_marks, add_no_data, marks_file, marks_of, name_bits
 from skygraft.formats.space_noise import added_variance
 from skygraft.noise import CoaddNoise
 from skygraft.photometry import ReferenceCandidate
+from skygraft.places import is_file
 
 __all__ = ["SpaceFitsFormat", "companion_hdu", "first_number", "middle_of", "required"]
 
@@ -100,7 +101,7 @@ class SpaceFitsFormat(FitsFormat):
             flags = self._flags(path, image, hdus)
             layout = dataclasses.replace(layout, mask=None if flags is None else flags.plane("mask", path))
         marks = marks_file(path)
-        return dataclasses.replace(layout, marks=marks if marks.is_file() else None)
+        return dataclasses.replace(layout, marks=marks if is_file(marks) else None)
 
     def _mask(self, opened: OpenedImage, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
         shape = opened.image.shape or (0, 0)
@@ -108,7 +109,18 @@ class SpaceFitsFormat(FitsFormat):
         if opened.layout.mask is not None:
             mask = np.array(read_mask(opened.layout.mask)[0])
             planes = name_bits(mask, self._names(given))
+        if self._is_mosaic(opened):
+            empty = ~np.isfinite(read_pixels(opened.layout.image)[0])
+            weights = self._coverage(opened, given)
+            if weights is not None and (seen := read_pixels(weights)[0] > 0).any():
+                empty |= ~seen
+            planes = add_no_data(mask, planes, empty)
         return add_marks(mask, planes, opened.layout.marks)
+
+    def _coverage(self, opened: OpenedImage, given: FitsOptions) -> Plane | None:
+        """Plane that is positive where a mosaic has data."""
+        weights = companion_hdu("WHT", opened.image, opened.hdus)
+        return None if weights is None else weights.plane("weight", opened.path)
 
     def _names(self, given: FitsOptions) -> Mapping[int, str]:
         return {**self.bits, **{bit: name for name, bit in (given.mask_planes or {}).items()}}
@@ -191,8 +203,8 @@ def companion_hdu(name: str, image: HduInfo, hdus: Sequence[HduInfo]) -> HduInfo
     return same[0] if len(same) == 1 else found[0] if len(found) == 1 and alone else None
 
 
-def required(path: Path, image: HduInfo, hdus: Sequence[HduInfo], name: str, option: str) -> HduInfo:
-    """Return an HDU that all images of a product have.
+def required(path: Path, image: HduInfo, hdus: Sequence[HduInfo], name: str, option: str) -> HduInfo | None:
+    """Return an HDU that all images of a product have; None if the file is one plane that was cut from it.
 
     Raises
     ------
@@ -200,7 +212,8 @@ def required(path: Path, image: HduInfo, hdus: Sequence[HduInfo], name: str, opt
         If it is not there; the error says with which option the image is read without it.
     """
     found = companion_hdu(name, image, hdus)
-    if found is None:
+    alone = not any(is_flat(hdu) and hdu.shape == image.shape and hdu.index != image.index for hdu in hdus)
+    if found is None and not alone:
         raise FormatError(
             f"the file has no HDU {name} that goes with {image.name or 'its image'} (HDU {image.index})",
             path=path,

@@ -18,7 +18,18 @@ from skygraft.exposure import Exposure
 from skygraft.formats.fits_layout import list_hdus, split_name
 from skygraft.formats.fits_planes import nameless, read_mask
 
-__all__ = ["HST_BITS", "JWST_BITS", "ROMAN_BITS", "add_marks", "marks_file", "marks_of", "name_bits", "stem_of"]
+__all__ = [
+    "HST_BITS",
+    "JWST_BITS",
+    "NO_DATA",
+    "ROMAN_BITS",
+    "add_marks",
+    "add_no_data",
+    "marks_file",
+    "marks_of",
+    "name_bits",
+    "stem_of",
+]
 
 _SHARED = (
     *("DO_NOT_USE", "SATURATED", "JUMP_DET", "DROPOUT"),
@@ -27,6 +38,8 @@ _SHARED = (
     *("UNRELIABLE_BIAS", "UNRELIABLE_DARK", "UNRELIABLE_SLOPE", "UNRELIABLE_FLAT", "", "", "", ""),
     *("OTHER_BAD_PIXEL", "REFERENCE_PIXEL"),
 )
+NO_DATA = "NO_DATA"
+"""Plane of the pixels of a mosaic that no exposure reached; found when it is read, and written nowhere."""
 _FIRST = ("DO_NOT_USE", "SATURATED", "JUMP_DET")
 """Bits that are named even where no pixel has them."""
 
@@ -89,6 +102,30 @@ def name_bits(mask: NDArray[np.int32], table: Mapping[int, str], *, also: tuple[
     used = int(np.bitwise_or.reduce(mask, axis=None)) & 0xFFFFFFFF if mask.size else 0
     bits = [bit for bit in range(32) if used >> bit & 1 or table.get(bit) in also]
     return {table.get(bit, nameless(bit)): bit for bit in bits}
+
+
+def add_no_data(mask: NDArray[np.int32], planes: dict[str, int], empty: NDArray[np.bool_]) -> dict[str, int]:
+    """Add the plane of the pixels of a mosaic without data.
+
+    Parameters
+    ----------
+    mask : ndarray of int32
+        The mask; it is changed.
+    planes : dict of str to int
+        Its planes and their bit numbers.
+    empty : ndarray of bool
+        Where there is no data: NaN, or no weight.
+
+    Returns
+    -------
+    dict of str to int
+        The planes, with `NO_DATA`.
+    """
+    bit = next((b for b in range(31) if b not in planes.values()), None)
+    if bit is None:
+        return planes
+    mask |= empty.astype(np.int32) << bit
+    return {**planes, NO_DATA: bit}
 
 
 def add_marks(
@@ -172,7 +209,7 @@ def marks_of(
                     path=path,
                     fix="Use another mask plane for new flags",
                 )
-    new = {name: value for name, value in exposure.mask_planes.items() if name not in planes}
+    new = {name: value for name, value in exposure.mask_planes.items() if name not in planes and name != NO_DATA}
     bits = np.int32(np.bitwise_or.reduce(np.array([*new.values(), 0], dtype=np.int32)))
     marks: NDArray[np.int32] = exposure.mask & bits
     return (marks, new) if marks.any() else None

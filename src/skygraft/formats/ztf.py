@@ -46,6 +46,7 @@ from skygraft.formats.fits_planes import read_pixels
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.survey_products import survey_product
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
+from skygraft.places import is_file
 from skygraft.psf import PSF, FixedKernelPSF
 
 __all__ = ["MASK_PLANES", "ZtfFormat", "ZtfOptions"]
@@ -242,7 +243,7 @@ def _is_science(hdus: tuple[HduInfo, ...]) -> bool:
 def _companion(path: Path, name: str) -> Path | None:
     """The file in the directory of `path` whose name is `name` with one of the suffixes of FITS."""
     stem = split_name(name)[0]
-    return next((p for suffix in _SUFFIXES if (p := path.with_name(stem + suffix)).is_file()), None)
+    return next((p for suffix in _SUFFIXES if is_file(p := path.with_name(stem + suffix))), None)
 
 
 def _with_companions(path: Path, layout: FitsLayout, image: HduInfo, given: FitsOptions) -> FitsLayout:

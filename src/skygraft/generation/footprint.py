@@ -120,7 +120,12 @@ class SurveyImages:
         options = parse_json(self.table.column("options")[row].as_py() or "{}")
         if self.config is not None:
             own = self.config.survey.calibration
-            given = {"aperture": own.aperture, "psf": own.psf_of(path), "photo_calib": own.photo_calib()}
+            known = {
+                name: self.table.column(name)[row].as_py() if name in self.table.column_names else None
+                for name in ("band", "visit", "detector", "instrument")
+            }
+            psf = own.psf_of(path, self.config.survey.root, known)
+            given = {"aperture": own.aperture, "psf": psf, "photo_calib": own.photo_calib()}
             given["gain"] = own.gain
             options |= {name: value for name, value in given.items() if value is not None}
         return ImageJob(os.fspath(path), self.table.column("format")[row].as_py(), options)

@@ -14,6 +14,7 @@ from skygraft.photometry import (
     BasisScale,
     CalibrationAperture,
     CalibrationReference,
+    KernelScale,
     PhotoCalib,
     check_calibration_soundness,
     check_radius,
@@ -189,8 +190,53 @@ class ImageNormalisation:
     def _at(
         self, psf: PSF, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        scale = kernel_scale(self._mode, self._reference, kernels, psf.flux_outside(x, y), radius=self._radius)
+        scale = self._measured(psf, kernels, x, y)
         return scale.scale, scale.aperture_fraction
+
+    def _measured(
+        self, psf: PSF, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> KernelScale:
+        return kernel_scale(self._mode, self._reference, kernels, psf.flux_outside(x, y), radius=self._radius)
+
+    def measured(
+        self,
+        x: NDArray[np.float64],
+        y: NDArray[np.float64],
+        coefficients: NDArray[np.float64] | None = None,
+        kernels: NDArray[np.float64] | None = None,
+        *,
+        points: bool = False,
+    ) -> KernelScale:
+        """Scale kernels each at its own position, with the sums that the factors come from.
+
+        Parameters
+        ----------
+        x, y : ndarray, shape (N,)
+            Positions in parent pixels.
+        coefficients : ndarray, shape (N, B), optional
+            Of a `LinearPSF`.
+        kernels : ndarray, shape (N, ny, nx), optional
+            Kernels there, needed where there are no coefficients.
+        points : bool
+            Whether they are scaled as `of_points` does.
+
+        Returns
+        -------
+        KernelScale
+
+        Raises
+        ------
+        InjectionError
+            If the image has no PSF, or one without a basis and no kernels are given.
+        """
+        if self._psf is not None and kernels is not None:
+            return self._measured(self._psf, kernels, x, y)
+        if self._psf is None or self._of_basis is None or coefficients is None:
+            raise InjectionError("the image's PSF has no basis that coefficients could belong to")
+        outside = self._psf.flux_outside(x, y)
+        if points and isinstance(self._of_basis, PhaseScale):
+            return self._of_basis(coefficients, outside, x=x, y=y)
+        return self._of_basis(coefficients, outside)
 
     def of_coefficients(
         self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
@@ -302,7 +348,11 @@ def aperture_radius(exposure: Exposure, options: InjectionOptions) -> float | No
 
 
 def flag_small_kernel(
-    exposure: Exposure, reference: CalibrationReference | None, radius: float | None, report: RenderReport
+    exposure: Exposure,
+    reference: CalibrationReference | None,
+    radius: float | None,
+    report: RenderReport,
+    wings: float | None = None,
 ) -> None:
     """Flag every source whose aperture flux is that of a kernel that does not fill the aperture.
 
@@ -316,9 +366,13 @@ def flag_small_kernel(
         Radius in pixels of ``flux_mode="aperture"``; None in the other modes.
     report : RenderReport
         One entry per source; its flags are changed.
+    wings : float, optional
+        Radius in pixels that the PSF's extended wings reach, where it has some.
     """
     if isinstance(reference, CalibrationAperture):
         radius = reference.radius_pixels
+    if wings is not None and radius is not None and wings >= radius:
+        return
     if radius is not None and exposure.psf is not None and not kernel_holds_aperture(exposure.psf.shape, radius):
         report.flags[np.isfinite(report.aperture_fraction)] |= int(Flag.KERNEL_SMALLER_THAN_APERTURE)
 

@@ -11,18 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, count_flags
-from skygraft.catalog.flags import has_flag
-from skygraft.catalog.truth_columns import TRUTH_COLUMNS
 from skygraft.conventions import LSST, Conventions, conventions_record
 from skygraft.display import Rows, html_table, text_table
-from skygraft.errors import ConfigError, InjectionError
-from skygraft.exposure import PHOTON_VARIANCE, Exposure
+from skygraft.errors import ConfigError
+from skygraft.exposure import Exposure
 from skygraft.injection import lsst
 from skygraft.injection.calibrating import (
     ImageNormalisation,
@@ -34,20 +31,21 @@ from skygraft.injection.calibrating import (
     require_psf,
 )
 from skygraft.injection.coadd_noise import image_noise, noise_words
-from skygraft.injection.differences import draw_sources
-from skygraft.injection.marking import Drawn, check_planes, mark, new_planes
+from skygraft.injection.differences import draw_sources, refuse_template
+from skygraft.injection.drawn_columns import forget_what_did_not_land, report_into
+from skygraft.injection.marking import Drawn, check_planes, mark, new_planes, with_planes
 from skygraft.injection.options import CoaddNoise, InjectionOptions, Position, takes_settings
 from skygraft.injection.placing import Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
 from skygraft.injection.roles import Role
 from skygraft.injection.stamps import light_per_flux
+from skygraft.injection.winged import WingedImage, describe_wings, winged_image
 from skygraft.noise import add_flux
 from skygraft.photometry import CalibrationReference, FluxMode, PhotoCalib, describe_reference, require_reference
 from skygraft.psf import PSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
 from skygraft.render.engines import GalaxyEngine, StarEngine
 from skygraft.timedomain.light_curves import LightCurves
-from skygraft.wcs import pixel_scale
 
 __all__ = ["Injection", "inject"]
 
@@ -97,6 +95,7 @@ class Injection:
         rows = [
             ("sources", f"{summary['n_drawn']} drawn of {summary['n_sources']}, band {summary['band'] or 'unknown'}"),
             ("flux mode", f"{summary['flux_mode']}; calibrated to {reference}"),
+            *([("wings", describe_wings(summary["wings"]))] if "wings" in summary else []),
             ("noise", noise),
             *_of_conventions(summary["conventions"]),
             ("flags", ", ".join(f"{n} x {name}" for name, n in summary["flags"].items()) or "none"),
@@ -139,6 +138,7 @@ def inject(
     galaxies: GalaxyEngine = "fast",
     conventions: Conventions = "skygraft",
     variance: bool | None = None,
+    wings: Any = None,
 ) -> Injection:
     """Inject the sources of a catalogue into an exposure.
 
@@ -197,9 +197,11 @@ def inject(
         Add the mask planes INJECTED (pixels that a source changes visibly) and INJECTED_CORE (3 x 3 pixels at each
         source). They say where the fakes are, not that their pixels are bad. Use False for software that ignores
         every pixel whose mask is not zero.
-    stars : {"precise", "fast", "galsim"}
+    stars : {"precise", "fast", "grid", "stamps", "galsim"}
         How stars are shifted by fractions of a pixel: exact to single precision; half again as fast, to 2e-4 of their
-        peak where the FWHM is 3 pixels or more; or by GalSim.
+        peak where the FWHM is 3 pixels or more; or by GalSim. Where there are very many, ``precise`` and ``fast`` draw
+        them together on a grid (see Crowded fields in the documentation): ``grid`` does so where there are few, too,
+        and ``stamps`` nowhere.
     galaxies : {"fast", "precise", "galsim"}
         How Sérsic profiles are drawn: to 3e-4 of their peak where the FWHM is 3 pixels or more; to 5e-5, which takes
         longer; or by GalSim, which draws all other profiles in any case.
@@ -210,6 +212,8 @@ def inject(
     variance : bool, optional
         Add the sources' variance to the variance plane; by default as `noise`. It may differ from `noise` only with
         conventions other than skygraft's own.
+    wings : mapping or WingSettings, optional
+        Extended wings of the PSF, such as ``{"model": "power_law", "alpha": 3, "join": "12 pix"}``; see `WingSettings`.
 
     Returns
     -------
@@ -256,7 +260,9 @@ def inject(
     table = canonical(catalog, band, dialect, on_bad)
     curves = None if light_curves is None else LightCurves.of(light_curves)
     like_lsst = opts.conventions == LSST
-    reach = lsst.within_padding if like_lsst else _light_of(exposure, opts)
+    radius = aperture_radius(exposure, opts)
+    winged = winged_image(exposure, opts, reference, radius)
+    reach = lsst.within_padding if like_lsst else _light_of(exposure, opts) if winged is None else winged.reach
     placed = place(
         exposure,
         table,
@@ -268,19 +274,17 @@ def inject(
         role=role,
         light_curves=curves,
         on_bad=on_bad,
+        of_stars=like_lsst or "galsim" in (opts.stars, opts.galaxies),
     )
+    del table  # of ten million rows it takes half a gigabyte
     if like_lsst:
         if placed.template is not None:
-            raise InjectionError(
-                "LSST's conventions know no sources in the template of a difference image",
-                path=exposure.path,
-                key="inject_into",
-                fix="Remove the column, or draw in skygraft's own conventions",
-            )
+            refuse_template(exposure, "LSST's conventions", "draw in skygraft's own conventions")
         placed = lsst.drawable(placed, on_bad)
     truth, sources = placed.truth, placed.sources
     require_psf(exposure, sources)
-    radius = aperture_radius(exposure, opts)
+    if winged is not None and placed.template is not None:
+        refuse_template(exposure, "extended wings", "inject without wings")
     calibrated = reference if opts.flux_mode == "calibrated" else None
     check_soundness(exposure, photo_calib, calibrated, radius)
     if like_lsst:
@@ -291,11 +295,11 @@ def inject(
         def normalise(psf: PSF | None) -> ImageNormalisation:
             return ImageNormalisation(exposure.replace(psf=psf), opts, reference, radius)
 
-        drawn = _draw(exposure, placed, opts, normalise, name, progress)
+        drawn = _draw(exposure, placed, opts, normalise, name, progress, winged)
     report = drawn.report
     check_planes(exposure, drawn.planes, report, drawn.gain)
-    flag_small_kernel(exposure, calibrated, radius, report)
-    _report_into(truth, placed.rows, report, exposure)
+    flag_small_kernel(exposure, calibrated, radius, report, None if winged is None else winged.wings.reach)
+    report_into(truth, placed.rows, report, exposure)
     messages = [
         *placed.messages,
         *(f"injection_id {sources.injection_id[i]}: {text}" for i, text in sorted(report.messages.items())),
@@ -303,22 +307,14 @@ def inject(
     summary = _summary(name, opts, photo_calib, reference, drawn, truth, messages, band)
     if placed.template is not None:
         summary["difference"] = placed.template.describe(sources, placed.into)
-    return Injection(_with_planes(exposure, drawn.planes), truth, summary)
-
-
-def _with_planes(exposure: Exposure, planes: Any) -> Exposure:
-    """The exposure with new planes, and the variance of the new light in the part that is photon noise."""
-    photons, before = exposure.extra.get(PHOTON_VARIANCE), exposure.variance
-    if photons is None or before is None or planes["variance"].values is before:
-        return exposure.replace(planes=planes)
-    after = planes["variance"].values
-    photons = np.where(np.isfinite(before) & (after != before), photons + (after - before), photons)
-    return exposure.replace(planes=planes, extra={**exposure.extra, PHOTON_VARIANCE: photons})
+    if winged is not None:
+        winged.note(summary, truth)
+    return Injection(with_planes(exposure, drawn.planes), truth, summary)
 
 
 def _light_of(exposure: Exposure, options: InjectionOptions) -> Callable[[Sources], Reach]:
     """Make the function that computes how far the light of sources reaches, as far as it is drawn."""
-    half_kernel = max(exposure.psf.shape) // 2 if exposure.psf is not None else 0
+    half_kernel = 0 if exposure.psf is None else max(exposure.psf.shape) // 2
     return functools.partial(reach_of, half_kernel=half_kernel, flux_tolerance=options.flux_tolerance)
 
 
@@ -329,13 +325,14 @@ def _draw(
     normalise: Callable[[PSF | None], Normalisation],
     image_id: str,
     progress: Callable[[int], None] | None,
+    winged: WingedImage | None = None,
 ) -> Drawn:
     """Draw the sources on the exposure's planes, in skygraft's own conventions."""
     sources = placed.sources
     gain = image_gain(exposure, options) if options.noise and len(sources) else None
     noise = None if gain is None else image_noise(exposure, options.coadd_noise)
-    canvas, taken, report = _render(exposure, placed, normalise, options, progress)
-    _forget_what_did_not_land(placed.truth, placed.rows, report)
+    canvas, taken, report = _render(exposure, placed, normalise, options, progress, winged)
+    forget_what_did_not_land(placed.truth, placed.rows, report)
     # The canvas becomes the new image, in place: allocating one more plane takes longer than filling it.
     planes = new_planes(exposure, canvas.model, new_variance=gain is not None, new_mask=options.mark_injected)
     if options.mark_injected:
@@ -366,6 +363,7 @@ def _render(
     normalise: Callable[[PSF | None], Normalisation],
     options: InjectionOptions,
     progress: Callable[[int], None] | None,
+    winged: WingedImage | None = None,
 ) -> tuple[Canvas, NDArray[np.float32] | None, RenderReport]:
     """Draw sources on a canvas; those that would make pixels infinite or NaN are flagged and left out.
 
@@ -376,19 +374,24 @@ def _render(
     drawn = np.ones(len(sources), dtype=np.bool_)
     while True:
         canvas, rows = Canvas.empty(exposure.shape, exposure.xy0), np.flatnonzero(drawn)
-        report, taken = draw_sources(
-            exposure,
-            sources if drawn.all() else subset(sources, drawn),
-            placed.into[drawn],
-            placed.template,
-            canvas,
-            normalisation,
-            normalise,
-            template_flux=None if placed.template_flux is None else placed.template_flux[drawn],
-            flux_tolerance=options.flux_tolerance,
-            stars=options.stars,
-            galaxies=options.galaxies,
-            progress=progress,
+        chosen = sources if drawn.all() else subset(sources, drawn)
+        report, taken = (
+            (winged.draw(chosen, canvas, progress), None)
+            if winged is not None
+            else draw_sources(
+                exposure,
+                chosen,
+                placed.into[drawn],
+                placed.template,
+                canvas,
+                normalisation,
+                normalise,
+                template_flux=None if placed.template_flux is None else placed.template_flux[drawn],
+                flux_tolerance=options.flux_tolerance,
+                stars=options.stars,
+                galaxies=options.galaxies,
+                progress=progress,
+            )
         )
         # The sum of what a source adds is not finite if any of its pixels is not. It exceeds its flux many times only
         # for a broken PSF, a sum of large images that nearly cancel.
@@ -428,27 +431,6 @@ def _check_arguments(exposure: Any, image_id: Any, band: Any, progress: Any) -> 
             raise ConfigError(f"{key} is {value!r}; text is needed", key=key)
     if progress is not None and not callable(progress):
         raise ConfigError(f"progress is {progress!r}; a function of the number of sources is needed", key="progress")
-
-
-def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: RenderReport) -> None:
-    """Report sources off the image that left no light on it as out of reach: the corner of their stamp is empty."""
-    off = has_flag(truth["flags"][rows], Flag.CENTER_OFF_IMAGE)
-    none = off & (report.stamp_size > 0) & (report.flux_deposited == 0)
-    report.stamp_size[none] = 0
-    for empty in (report.aperture_fraction, report.kernel_scale, report.psf_fwhm):
-        empty[none] = np.nan
-    report.flags[none] = int(Flag.NO_OVERLAP)
-    truth["flags"][rows[none]] &= ~int(Flag.CENTER_OFF_IMAGE | Flag.PHOTOCALIB_EXTRAPOLATED)
-
-
-def _report_into(truth: QTable, rows: NDArray[np.intp], report: RenderReport, exposure: Exposure) -> None:
-    for column in TRUTH_COLUMNS:
-        if column.before is not None and column.name != "psf_fwhm":
-            truth[column.name][rows] = getattr(report, column.name)
-    truth["flags"][rows] |= report.flags
-    if rows.size:
-        scale = pixel_scale(exposure.wcs, truth["x"][rows], truth["y"][rows])
-        truth["psf_fwhm"][rows] = report.psf_fwhm * scale * u.arcsec
 
 
 def _summary(

@@ -28,6 +28,7 @@ __all__ = [
     "difference_words",
     "draw_sources",
     "in_template",
+    "refuse_template",
     "template_side",
 ]
 
@@ -127,6 +128,28 @@ def template_side(exposure: Exposure, into: NDArray[np.str_]) -> TemplateSide | 
             fix="Take one that holds its kernel and templates; a template's PSF can be given (template_psf=)",
         )
     return TemplateSide(difference, MatchedPSF(difference.kernel, difference.template_psf))
+
+
+def refuse_template(exposure: Exposure, what: str, instead: str) -> None:
+    """Raise for sources in the template of a difference image, with settings that know none.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    what, instead : str
+        The settings, and what to do but removing the column.
+
+    Raises
+    ------
+    InjectionError
+    """
+    raise InjectionError(
+        f"{what} know no sources in the template of a difference image",
+        path=exposure.path,
+        key="inject_into",
+        fix=f"Remove the column, or {instead}",
+    )
 
 
 def describe_difference(exposure: Exposure) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from skygraft.conventions import Conventions, check_conventions
 from skygraft.errors import ConfigError
+from skygraft.injection.wing_settings import WingSettings
 from skygraft.photometry import FluxMode, parse_radius
 from skygraft.render.engines import GalaxyEngine, StarEngine, galaxy_engine, star_engine
 
@@ -50,6 +51,7 @@ class InjectionOptions:
     galaxies: GalaxyEngine = "fast"
     conventions: Conventions = "skygraft"
     variance: bool | None = None
+    wings: Any = None
 
     def __post_init__(self) -> None:
         for name, current in (("stars", star_engine), ("galaxies", galaxy_engine)):
@@ -92,6 +94,8 @@ class InjectionOptions:
         if self.gain is not None:
             good = 0 < _number(self.gain) < math.inf
             self._make("gain", float, good, "a positive number (electrons per image unit)", "2.5")
+        if self.wings is not None:
+            object.__setattr__(self, "wings", WingSettings.of(self.wings))
         fields = dataclasses.fields(self)
         check_conventions({f.name: getattr(self, f.name) for f in fields}, {f.name: f.default for f in fields})
 

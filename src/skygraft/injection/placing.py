@@ -30,6 +30,8 @@ from skygraft.wcs import local_jacobian, usable_jacobians
 
 __all__ = ["LARGEST_FLUX", "Placed", "canonical", "place", "subset"]
 
+MOVING = {"rate_ra_cosdec", "rate_dec", "trail_length", "trail_length_pix"}
+"""Columns by which a star may become a trail."""
 LARGEST_FLUX = 1e30
 """Largest absolute flux, image units: sums and squares of numbers near the largest float32 (3e38) overflow."""
 _EDGE = 1e-6
@@ -106,6 +108,7 @@ def place(
     role: Role = "auto",
     light_curves: LightCurves | None = None,
     on_bad: Literal["raise", "flag"] = "raise",
+    of_stars: bool = True,
 ) -> Placed:
     """Start the truth table: where each source lies, its flux, and whether its light reaches the image.
 
@@ -131,12 +134,17 @@ def place(
         Those of the catalogue's sources.
     on_bad : {"raise", "flag"}
         Whether rows whose light curve is not there are an error, or flagged.
+    of_stars : bool
+        Whether the Jacobians of stars are needed, which are NaN otherwise.
 
     Returns
     -------
     Placed
     """
-    table = table[np.argsort(values(table, "injection_id"), kind="stable")]
+    ids = values(table, "injection_id")
+    if (np.diff(ids) < 0).any():  # a copy of ten million rows is not for nothing
+        table = table[np.argsort(ids, kind="stable")]
+    del ids
     into = strings(table, "inject_into")
     kind = image_role(exposure, role)
     template = template_side(exposure, into) if kind == "difference" else None
@@ -153,7 +161,7 @@ def place(
     placed = np.isfinite(x) & np.isfinite(y)
     flags[~placed] |= int(Flag.WCS_FAILED | Flag.NO_OVERLAP)
     flags[~in_window(table, exposure.visit_info.mjd)] |= int(Flag.NO_OVERLAP)
-    if exposure.data_id.visit is not None:
+    if exposure.data_id.visit is not None and "visit" in table.colnames:
         visit = values(table, "visit")
         flags[(visit >= 0) & (visit != exposure.data_id.visit)] |= int(Flag.NO_OVERLAP)
     inst_flux = np.full(n, np.nan)
@@ -162,16 +170,21 @@ def place(
         inst_flux[rows] = asked.inst_flux(photo_calib, rows, x[rows], y[rows], extrapolate=extrapolate)
         # The planes are float32: a flux near their largest number would leave infinities behind.
         flags[rows[~(np.abs(inst_flux[rows]) < LARGEST_FLUX)]] |= int(Flag.MAG_BAD)
-    inst_flux[rows] *= _magnitude_lengths(table)[rows]
+    if "trail_length_pix" in table.colnames:
+        inst_flux[rows] *= _magnitude_lengths(table)[rows]
     # Sources that cannot be drawn have positions too, and belong to the images on which they would be seen.
     rows = np.flatnonzero(~has_flag(flags, Flag.NO_OVERLAP))
+    types = strings(table, "source_type")
+    shaped = (types != "Star")[rows]
+    if of_stars or MOVING & set(table.colnames):
+        shaped[:] = True
     sources = Sources(
-        values(table, "injection_id")[rows],
-        strings(table, "source_type")[rows],
-        x[rows],
-        y[rows],
-        inst_flux[rows],
-        local_jacobian(exposure.wcs, x[rows], y[rows]) if rows.size else np.empty((0, 2, 2)),
+        _some(values(table, "injection_id"), rows),
+        _some(types, rows),
+        _some(x, rows),
+        _some(y, rows),
+        _some(inst_flux, rows),
+        _jacobians(exposure, x, y, rows, shaped),
         with_stamps(
             {name: values(table, name)[rows] for name in SHAPE_COLUMNS if name in table.colnames}, table, band, rows
         ),
@@ -179,7 +192,8 @@ def place(
     sources, endless, trail_messages = with_trails(sources, table, rows, exposure.visit_info)
     flags[rows[endless]] |= int(Flag.PARAMETERS_BAD)
     # Extended sources need the WCS around their position too, where distortions may diverge.
-    shapeless = ~usable_jacobians(sources.jacobian) & (sources.source_type != "Star")
+    extended = np.flatnonzero(sources.source_type != "Star")
+    shapeless = extended[~usable_jacobians(sources.jacobian[extended])]
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
     sources = lensed(sources)
     messages = _judge(exposure, template, into[rows], sources, photo_calib, reach_of, flags, rows)
@@ -189,13 +203,13 @@ def place(
         n,
         {
             **_identity(table),
-            "image_id": np.full(n, image_id),
+            "image_id": np.broadcast_to(np.array(image_id), n),
             "ra": np.asarray(ra, dtype=float),
             "dec": np.asarray(dec, dtype=float),
             "x": x,
             "y": y,
-            "source_type": _types_drawn(table, sources, rows),
-            "band": np.full(n, band or next(iter(bands_of(table)), "")),
+            "source_type": _types_drawn(types, sources, rows),
+            "band": np.broadcast_to(np.array(band or next(iter(bands_of(table)), "")), n),
             "mag": mag,
             "inst_flux": total_flux,
             "flags": flags,
@@ -223,6 +237,26 @@ def place(
     )
 
 
+def _some(column: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
+    """Take some rows of a column, in order: without a copy, if that is all of them."""
+    return column if len(rows) == len(column) else column[rows]
+
+
+def _jacobians(
+    exposure: Exposure,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    rows: NDArray[np.intp],
+    wanted: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Compute the Jacobians of some rows where they are wanted; NaN elsewhere, without memory if none is."""
+    if not wanted.any():
+        return np.broadcast_to(np.nan, (len(rows), 2, 2))
+    jacobian = np.full((len(rows), 2, 2), np.nan)
+    jacobian[wanted] = local_jacobian(exposure.wcs, x[rows[wanted]], y[rows[wanted]])
+    return jacobian
+
+
 def _identity(table: QTable) -> dict[str, NDArray[np.int64]]:
     """Injection id, object and group of the rows; a row without an object is one of its own."""
     ids, objects = values(table, "injection_id"), values(table, "object_id")
@@ -233,10 +267,9 @@ def _identity(table: QTable) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def _types_drawn(table: QTable, sources: Sources, rows: NDArray[np.intp]) -> NDArray[np.str_]:
+def _types_drawn(types: NDArray[np.str_], sources: Sources, rows: NDArray[np.intp]) -> NDArray[np.str_]:
     """The types of all rows: those of the catalogue, but for stars that are drawn as trails."""
-    types = strings(table, "source_type")
-    changed = sources.source_type != types[rows]
+    changed = sources.source_type != _some(types, rows)
     if not changed.any():
         return types
     types = types.astype(np.result_type(types.dtype, sources.source_type.dtype))
@@ -295,5 +328,9 @@ def subset(sources: Sources, keep: NDArray[np.bool_]) -> Sources:
     -------
     Sources
     """
+    if keep.all():
+        return sources
     arrays = {f.name: getattr(sources, f.name)[keep] for f in dataclasses.fields(Sources) if f.name != "shape"}
+    if not any(sources.jacobian.strides):
+        arrays["jacobian"] = np.broadcast_to(np.nan, (len(arrays["x"]), 2, 2))
     return Sources(**arrays, shape={name: column[keep] for name, column in sources.shape.items()})

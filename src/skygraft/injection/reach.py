@@ -52,8 +52,14 @@ def reach_of(sources: Sources, half_kernel: int, flux_tolerance: float) -> Reach
     Reach
     """
     pixels = np.full(len(sources), half_kernel + 1.0)
+    known = np.zeros(len(sources), dtype=np.bool_)
+    if {"trail_length", "trail_length_pix"} & set(sources.shape):
+        with_shape = np.arange(len(sources))
+    else:
+        with_shape = np.flatnonzero(sources.source_type != "Star")
     with np.errstate(invalid="ignore", divide="ignore"):
-        known = np.isfinite(sources.jacobian).all(axis=(1, 2)) & (np.abs(np.linalg.det(sources.jacobian)) > 0)
+        jacobian = sources.jacobian[with_shape]
+        known[with_shape] = np.isfinite(jacobian).all(axis=(1, 2)) & (np.abs(np.linalg.det(jacobian)) > 0)
     profiles = np.flatnonzero(known & are_profiles(sources))
     if profiles.size:
         found = components(sources, profiles, np.ones(profiles.size), half_kernel, flux_tolerance)

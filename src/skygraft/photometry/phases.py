@@ -10,6 +10,7 @@ light is spread over pixels.
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,9 @@ __all__ = ["PER_PIXEL", "PhaseScale"]
 PER_PIXEL = 8
 """Places per pixel, along each axis, at which a PSF's values are needed."""
 _PHASES = np.arange(-(PER_PIXEL // 2), PER_PIXEL // 2 + 1) / PER_PIXEL
+
+_MOST_HELD = 1 << 25
+"""Numbers that are held at a time: pixels of a source at all phases."""
 
 
 class PhaseScale(BasisScale):
@@ -63,12 +67,11 @@ class PhaseScale(BasisScale):
     ) -> None:
         super().__init__(flux_mode, reference, np.zeros((1, *shape)), radius=radius, method=method)
         series = np.linalg.inv(_terms(_PHASES))
-        pixels = _at_phases(images, shape)
-        self._series = [self._through(series, pixels.sum(axis=(3, 4)))]
-        if self._radius is not None:
-            rows, columns = (n // 2 + _PHASES for n in shape)
-            weights = weights_about(shape, rows, columns, self._radius, method)
-            self._series.append(self._through(series, np.einsum("pqkij,pqij->pqk", pixels, weights)))
+        weights = None if self._radius is None else _weights(shape, self._radius, method)
+        sums, inside = _summed(images, shape, weights)
+        self._series = [self._through(series, sums)]
+        if inside is not None:
+            self._series.append(self._through(series, inside))
 
     @staticmethod
     def _through(series: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -112,15 +115,36 @@ def _terms(phase: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([np.ones_like(phase), *waves, np.cos(PER_PIXEL // 2 * angle), phase], axis=1)
 
 
+@functools.lru_cache(maxsize=4)
+def _weights(shape: tuple[int, int], radius: float, method: ApertureMethod) -> NDArray[np.float64]:
+    """Weights of a kernel's pixels inside a circle about a source at all phases: shape (phases, phases, ny, nx)."""
+    rows, columns = (n // 2 + _PHASES for n in shape)
+    return weights_about(shape, rows, columns, radius, method)
+
+
+def _summed(
+    images: NDArray[np.float64], shape: tuple[int, int], weights: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Sum the pixels of a source at all phases, also weighted: shapes (phases, phases, B)."""
+    held = max(1, _MOST_HELD // ((PER_PIXEL + 1) ** 2 * shape[0] * shape[1]))
+    sums, inside = [], []
+    # A few images at a time: those of a grid of large PSFs, at all phases, would be gigabytes.
+    for first in range(0, len(images), held):
+        pixels = _at_phases(images[first : first + held], shape)
+        sums.append(pixels.sum(axis=(3, 4)))
+        if weights is not None:
+            inside.append(np.einsum("pqkij,pqij->pqk", pixels, weights))
+    return np.concatenate(sums, axis=2), np.concatenate(inside, axis=2) if inside else None
+
+
 def _at_phases(images: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
     """Collect the pixels of a source at all phases in y and x: shape (phases, phases, B, ny, nx)."""
     phases = range(-(PER_PIXEL // 2), PER_PIXEL // 2 + 1)
     # The first pixel of a kernel is this far from the images' first place.
     first = PER_PIXEL // 2
     ends = [PER_PIXEL * (n - 1) + 1 for n in shape]
-    return np.array(
-        [
-            [images[:, first - p :, first - q :][:, : ends[0] : PER_PIXEL, : ends[1] : PER_PIXEL] for q in phases]
-            for p in phases
-        ]
-    )
+    out = np.empty((len(phases), len(phases), len(images), *shape))
+    for i, p in enumerate(phases):
+        for j, q in enumerate(phases):
+            out[i, j] = images[:, first - p :, first - q :][:, : ends[0] : PER_PIXEL, : ends[1] : PER_PIXEL]
+    return out

@@ -70,6 +70,8 @@ TROUBLES = {
         "neither a gain nor a variance plane to estimate it from",
         "set survey.calibration.gain, or injection.noise to false",
     ),
+    "wings": ("wings that do not go with their PSF", "change injection.wings"),
+    "wing margin": ("a margin that is narrower than wings reach", "make margin_arcsec as large as that"),
 }
 """What may be wrong with an image: a description, and a remedy for all such images."""
 
@@ -224,7 +226,7 @@ def check_image(image: PlannedImage, config: CampaignConfig) -> ImageCheck:
     given = (image.image_id, image.path, image.format, image.instrument, image.band)
     try:
         found = read_image_calibration(image, config)
-        return ImageCheck(*given, **_look(found, config))
+        return ImageCheck(*given, **_look(found, config, image.band))
     except ApertureConflictError as error:
         kind, problem = "aperture conflict", _words(error)
     except CalibrationError as error:
@@ -236,7 +238,7 @@ def check_image(image: PlannedImage, config: CampaignConfig) -> ImageCheck:
     return ImageCheck(*given, troubles=(kind,), problem=problem[:1000])
 
 
-def _look(found: Any, config: CampaignConfig) -> dict[str, Any]:
+def _look(found: Any, config: CampaignConfig, band: str | None = None) -> dict[str, Any]:
     """The columns of `ImageCheck` from an `ImageCalibration`."""
     from skygraft.photometry import describe_reference
 
@@ -254,6 +256,10 @@ def _look(found: Any, config: CampaignConfig) -> dict[str, Any]:
         troubles["no aperture"] = f"they are calibrated to {reference['kind']}, which is not the flux in an aperture"
     if found.psf is None:
         troubles["no PSF"] = _words(found.no_psf) if found.no_psf is not None else "it has no PSF"
+    if config.injection.wings is not None:
+        from skygraft.planning.wings import wing_troubles
+
+        troubles |= wing_troubles(found, band, config)
     given = found.gain is not None or config.injection.gain is not None
     known = found.has_variance or (given and not like_lsst)
     if (config.injection.noise or config.injection.variance) and not known:

@@ -35,6 +35,9 @@ _START_SECONDS = 10.0
 """Time for driver and workers to start; importing takes each about 8 s of processor time."""
 _COMPILE_SECONDS = 60.0
 """Where nothing is on disk each worker compiles for itself: 20 s of processor time for stars, a minute for all."""
+_SOURCE_MEMORY, _SOURCES = 280.0, 100_000
+"""Bytes of a source of an image in memory (its row of the catalogue, its place, its row of the truth), beyond the first
+so many, which take less than importing does."""
 _COPIES = 4
 """Copies of the planes of an image in memory during injection."""
 
@@ -112,7 +115,7 @@ def estimate_cost(
     """
     per_format = {**_FILES, **(files or {})}
     n, rows, read_bytes, image_bytes, n_files, seconds = 0, 0, 0, 0.0, 0.0, 0.0
-    longest, largest, most_pixels = 0.0, 0.0, 0.0
+    longest, largest, most_memory = 0.0, 0.0, 0.0
     patches: set[int] = set()
     start = 0
     for batch in plan.batches(_COLUMNS):
@@ -133,7 +136,8 @@ def estimate_cost(
         seconds += float(column["cost_seconds"].sum())
         longest = max(longest, float(column["cost_seconds"].max()))
         largest = max(largest, float(written.max()))
-        most_pixels = max(most_pixels, float(pixels.max()))
+        memory = _COPIES * _PLANES_BYTES * pixels + _SOURCE_MEMORY * np.maximum(column["n_sources"] - _SOURCES, 0)
+        most_memory = max(most_memory, float(memory.max()))
         patches.update(np.unique((column["tract"] << 32) + column["patch"]).tolist())
     if not n:
         return Cost()
@@ -148,7 +152,7 @@ def estimate_cost(
         n_files=math.ceil(n_files) + 2 * n + len(patches),
         cpu_seconds=seconds,
         longest_seconds=longest,
-        memory_bytes=round(_PROCESS_BYTES + _COPIES * _PLANES_BYTES * most_pixels),
+        memory_bytes=round(_PROCESS_BYTES + most_memory),
         largest_bytes=round(largest),
     )
 

@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.io import arrow_array, numpy_array, one_array
 from skygraft.disk import relative_name
+from skygraft.place_names import is_url
+from skygraft.places import beneath
 from skygraft.skymap import SkyMap
 from skygraft.survey import IndexFile, SurveyIndex
 
 __all__ = ["ImageRows", "SpooledIndex", "output_places", "safe_stems", "spool_index"]
 
 _PLACE = "_place"
+_URL = "^[A-Za-z][A-Za-z0-9+.-]*:/"
 
 
 @dataclass(frozen=True)
@@ -159,14 +162,14 @@ def _floats(column: Any) -> NDArray[np.float64]:
 def _with_paths(batch: pa.Table, root: Path) -> pa.Table:
     """The batch with normalised paths, relative to the root if they lie in it."""
     paths = one_array(batch.column("path"))
-    odd = numpy_array(pc.match_substring_regex(paths, r"^/|(^|/)\.{0,2}(/|$)"))
+    odd = numpy_array(pc.match_substring_regex(paths, r"^/|(^|/)\.{0,2}(/|$)|^[A-Za-z][A-Za-z0-9+.-]*://"))
     if odd.any():
         paths = _replaced(paths, odd, [_tidy(text, root) for text in paths.filter(arrow_array(odd)).to_pylist()])
     return batch.set_column(batch.schema.get_field_index("path"), "path", paths)
 
 
 def _tidy(text: str, root: Path) -> str:
-    return relative_name(os.path.normpath(root / text), root)
+    return relative_name(beneath(root, text) if is_url(text) else os.path.normpath(root / text), root)
 
 
 def _replaced(texts: Any, where: NDArray[np.bool_], values: Sequence[str]) -> Any:
@@ -220,8 +223,9 @@ def output_places(paths: Any, stems: Any) -> Any:
     -------
     pyarrow.StringArray
     """
-    outside = numpy_array(pc.starts_with(paths, "/"))
+    outside = numpy_array(pc.match_substring_regex(paths, f"^/|{_URL}"))
     if outside.any():
+        paths = pc.replace_substring_regex(paths, f"{_URL}+", "/")
         strangers = paths.filter(arrow_array(outside))
         common = os.path.commonpath(pc.unique(pc.replace_substring_regex(strangers, "[^/]*$", "")).to_pylist())
         cut = len(common.rstrip("/")) + 1

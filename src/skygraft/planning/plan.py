@@ -20,6 +20,8 @@ from skygraft.config.campaign import CampaignConfig
 from skygraft.conventions import LSST
 from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, CatalogError, OutputError, SkygraftError
+from skygraft.place_names import url_of
+from skygraft.places import beneath, bring_all, holding
 from skygraft.processes import careful_map, process_mapper
 from skygraft.records.files import Layout
 from skygraft.records.plan_file import Plan, PlanWriter, plan_key
@@ -85,19 +87,21 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
     layout, root = Layout(config.output), config.survey.root
     skymap = get_skymap(config.skymap)
     index = _index(config, look)
-    unusable = [{**bad, "stamp": str(FileIdentity.find(root / bad["path"]) or "")} for bad in index.failures]
-    with _spool(layout.root) as folder:
-        spooled = spool_index(index, root, skymap, folder, leave_out=config.output)
+    unusable = [{**bad, "stamp": str(FileIdentity.find(beneath(root, bad["path"])) or "")} for bad in index.failures]
+    with _spool(layout.root) as folder, holding():
+        spooled = spool_index(index, root, skymap, folder, leave_out=_own(config))
         _check_images(config, len(spooled), unusable)
         del index
         # Of planners that were killed; the campaign's lock keeps others away.
         for left in layout.catalog.glob(f"{SPOOL}*"):
             shutil.rmtree(left, ignore_errors=True)
         prepare = preparation(
-            config.catalog.ephemerides, config.catalog.light_curves, folder=folder, on_bad=config.catalog.on_bad
+            *(path and bring_all(path) for path in (config.catalog.ephemerides, config.catalog.light_curves)),
+            folder=folder,
+            on_bad=config.catalog.on_bad,
         )
         partitioned = partition_catalog(
-            config.catalog.path,
+            bring_all(config.catalog.path),
             skymap,
             layout.catalog,
             dialect=config.catalog.dialect,
@@ -219,16 +223,23 @@ def _index(config: CampaignConfig, look: Mapper) -> SurveyIndex | IndexFile:
 
     def outside(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterable[Any]:
         # Images in the output folder were written by the campaign itself.
-        return look(function, (job for job in jobs if not Path(job.path).is_relative_to(config.output)))
+        own = _own(config)
+        return look(function, (job for job in jobs if not Path(job.path).is_relative_to(own)))
 
     return index_survey(config.survey.spec(), config.survey.root, mapper=outside)
+
+
+def _own(config: CampaignConfig) -> Path:
+    """The folder of the outputs; in a store, the one that listed files lie in."""
+    url = url_of(config.output)
+    return config.output if url is None else beneath(config.survey.root, url)
 
 
 def _check_images(config: CampaignConfig, n_images: int, unusable: list[dict[str, str]]) -> None:
     if n_images == 0 and unusable:
         raise CampaignError(
             f"none of {len(unusable)} images can be used; the first: {unusable[0]['error']}: {unusable[0]['reason']}",
-            path=config.survey.root / unusable[0]["path"],
+            path=beneath(config.survey.root, unusable[0]["path"]),
             key="survey",
         )
     if n_images == 0:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from skygraft.catalog import list_partitions
 from skygraft.config.campaign import CampaignConfig
+from skygraft.place_names import is_copy, is_url, shown_place
 from skygraft.planning.check import Checks, Mapper, PlanChecks, check_plan, choose_images
 from skygraft.planning.cost import Cost, FreeSpace, estimate_cost, free_space, with_start
 from skygraft.planning.findings import Examples, find
@@ -238,6 +239,8 @@ class PlanSummary:
 
     def _disk(self) -> str:
         needed = f"{data_size(self.cost.disk_bytes(self.n_workers))} needed"
+        if self.free is None and is_url(self.output):
+            return needed
         if self.free is None:
             return f"{needed}; what is free in {self.output} cannot be told"
         return f"{needed}, {data_size(self.free.n_bytes)} free in {self.output}"
@@ -321,11 +324,12 @@ def summarise_plan(
         n_done = len(plan) - int(wanted.sum()) - (n_failed or 0)
     cost = with_start(estimate_cost(plan, wanted, checked.files))
     workers = _workers(config) if n_workers is None else n_workers
-    free = free_space(config.output)
+    # A store has room.
+    free = None if is_copy(config.output) else free_space(config.output)
     unusable = plan.metadata.get("unusable", [])
     summary = PlanSummary(
         name=config.name,
-        output=str(config.output),
+        output=shown_place(config.output),
         n_images=len(plan),
         n_unusable=len(unusable),
         n_done=n_done,

@@ -6,7 +6,7 @@ from skygraft.psf.cells import CellPSF
 from skygraft.psf.coadd import CoaddInput, CoaddPSF
 from skygraft.psf.conformance import check_psf
 from skygraft.psf.fine import FineGrid, SubPixelBasis
-from skygraft.psf.image_files import PsfImageOptions, read_psf_image
+from skygraft.psf.image_files import PsfImageOptions, psf_image_header, read_psf_image
 from skygraft.psf.kernel import FixedKernelPSF, KernelBasisPSF
 from skygraft.psf.linear import LinearPSF, SinglePrecisionBasis
 from skygraft.psf.matched import (
@@ -26,6 +26,7 @@ from skygraft.psf.psfex import PsfexPSF
 from skygraft.psf.psfex_files import read_psfex
 from skygraft.psf.psfield import PsFieldPSF, is_psfield, read_psfield
 from skygraft.psf.sampling import UndersamplingMeter, basis_between_pixels, missed_by_grid, places_over
+from skygraft.psf.saved import write_psf
 from skygraft.psf.soundness import check_coefficients, check_kernels, check_psf_soundness
 from skygraft.psf.warped import Warp, WarpedPSF
 
@@ -73,8 +74,10 @@ __all__ = [
     "kernel_fwhm",
     "missed_by_grid",
     "places_over",
+    "psf_image_header",
     "read_psf_image",
     "read_psfex",
     "read_psfield",
     "reshaped",
+    "write_psf",
 ]

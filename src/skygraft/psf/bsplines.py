@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 __all__ = ["bspline", "bspline_integral", "bspline_taps", "cubic_coefficients", "quintic_coefficients"]
 
 _PHASES = 2048
+_MOST_AT_ONCE = 1024
+"""Samples along an axis, up to which a matrix is kept that gives the coefficients."""
 
 
 def bspline(t: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
@@ -79,9 +81,25 @@ def cubic_coefficients(values: NDArray[np.float64]) -> NDArray[np.float64]:
     ndarray, shape (..., n + 2)
         Coefficients at the samples and at the places one before the first and one after the last.
     """
+    n = values.shape[-1]
+    if n <= _MOST_AT_ONCE:
+        return values @ _cubic_matrix(n)
+    return np.ascontiguousarray(_cubic_solved(values.reshape(-1, n).T).T).reshape(*values.shape[:-1], n + 2)
+
+
+@functools.lru_cache(maxsize=8)
+def _cubic_matrix(n: int) -> NDArray[np.float64]:
+    """Samples to coefficients, as a matrix (n, n + 2)."""
+    matrix = np.ascontiguousarray(_cubic_solved(np.eye(n)).T)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def _cubic_solved(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coefficients (n + 2, K) of splines through samples (n, K)."""
     from scipy.linalg import solve_banded
 
-    n = values.shape[-1]
+    n = len(samples)
     bands = np.zeros((9, n + 2))
 
     def put(row: int, column: int, value: float) -> None:
@@ -93,10 +111,9 @@ def cubic_coefficients(values: NDArray[np.float64]) -> NDArray[np.float64]:
     for row in range(1, n + 1):
         for k, value in enumerate((1.0, 4.0, 1.0)):
             put(row, row - 1 + k, value / 6.0)
-    right = np.zeros((n + 2, math.prod(values.shape[:-1])))
-    right[1:-1] = values.reshape(-1, n).T
-    solved = solve_banded((4, 4), bands, right)
-    return np.ascontiguousarray(solved.T).reshape(*values.shape[:-1], n + 2)
+    right = np.zeros((n + 2, samples.shape[1]))
+    right[1:-1] = samples
+    return np.asarray(solve_banded((4, 4), bands, right))
 
 
 def quintic_coefficients(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -81,6 +81,9 @@ class SubPixelBasis(abc.ABC):
     """Whether the kernel on pixels is as much the model as its values between them, so that it is only left where its
     own power near the pixels' Nyquist frequency says that they are too coarse; see `skygraft.psf.sampling`."""
 
+    few: bool = False
+    """Whether only a few of many images have coefficients other than zero at any place, and these are not negative."""
+
     most_missed: float | None = None
     """Largest error of interpolating the kernel on pixels, in units of the peak, at which that is done instead of
     evaluating the model at each source's own place; None for `skygraft.psf.sampling.MOST_MISSED`."""

@@ -70,10 +70,13 @@ def look_at(image: NDArray[np.float64]) -> ImageLook:
     width = max(2 * _BORDER, 2.0 / max(min(ny, nx) - 1, 1) - 1e-9)
     border = float(np.median(image[far >= 1 - width]))
     inner = image[np.abs(far - _INNER) <= width]
-    fall = float(np.median(inner) / border) if border != 0 and inner.size else np.inf
     middle = float(np.median(image))
-    contrast = float(image.max() / middle) if middle > 0 else np.inf
-    level = border * image.size / total if total != 0 else np.inf
+    # Values of damaged files overflow.
+    with np.errstate(all="ignore"):
+        fall = float(np.median(inner) / border) if border != 0 and inner.size else np.inf
+        contrast = float(image.max() / middle) if middle > 0 else np.inf
+    with np.errstate(all="ignore"):
+        level = float(np.float64(border) * image.size / total) if total != 0 else np.inf
     return ImageLook(total, _centroid(image - min(border, 0.0)), border, level, fall, contrast)
 
 

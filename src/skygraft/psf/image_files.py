@@ -13,6 +13,7 @@ What is read, and by which keywords:
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from skygraft.psf.image_headers import PIXEL_SCALE_KEYS, SampleScale, card, posi
 from skygraft.psf.oversampled import GriddedPSF, OversampledPSF
 from skygraft.psf.stdpsf import is_stdpsf, stdpsf_grid
 
-__all__ = ["PsfImageOptions", "read_psf_image"]
+__all__ = ["PsfImageOptions", "psf_image_header", "read_psf_image"]
 
 type Center = tuple[float, float] | Sequence[float] | Literal["middle", "centroid"]
 
@@ -43,6 +44,8 @@ _OVERSAMPLING = 0.4, 64.0
 """What samples per pixel may be."""
 _MOST_OFF = 0.5
 """Largest distance, pixels, of the centroid from the centre."""
+_SAVED = "saved PSF"
+"""Those that `skygraft.psf.write_psf` wrote, which are what they were."""
 _INSIST = "If it is meant all the same, say so: insist: true"
 
 
@@ -161,7 +164,10 @@ def read_psf_image(
     center = _center(image, values, asked, steps)
     totals = values.sum(axis=(1, 2))
     values, fraction, note = _scaled(image, values, totals, steps)
-    what = f"{image.kind} {path.name}" + (f"[{image.hdu}]" if image.hdu else "") + note
+    hdu = f"[{image.hdu}]" if image.hdu else ""
+    what = (
+        f"{image.kind} {path.name}{hdu}{note} with samples of {pixel_scale / math.sqrt(steps[0] * steps[1]):.4g} arcsec"
+    )
     if len(values) == 1:
         return OversampledPSF(
             values[0], steps, pixel_integrated=pixel_integrated, center=center, fraction_of_total=fraction, name=what
@@ -174,8 +180,26 @@ def read_psf_image(
         pixel_integrated=pixel_integrated,
         center=center,
         fraction_of_total=fraction,
-        name=f"{what}, grid of {_grid_text(image.places)}",
+        name=f"{what} on a grid of {_grid_text(image.places)}",
     )
+
+
+def psf_image_header(path: str | os.PathLike[str], options: PsfImageOptions | None = None) -> dict[str, Any]:
+    """Return the header of a PSF image as `read_psf_image` finds it: its own cards, and those of the primary HDU.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    options : PsfImageOptions, optional
+        Which HDU to read.
+
+    Returns
+    -------
+    dict
+        Keywords and values.
+    """
+    return dict(_read(Path(path), options or PsfImageOptions()).header)
 
 
 def _grid_text(places: NDArray[np.float64]) -> str:
@@ -286,6 +310,8 @@ def _understood(image: _Image, name: str, asked: PsfImageOptions) -> _Image:
         along = card(header, "OVERSAMP")
         if isinstance(along, int | float) and along > 0:
             scale = replace(scale, per_pixel=float(along))
+        if card(header, "ORIGIN") == "skygraft":
+            return replace(image, places=places, kind=_SAVED, integrated=True, scale=scale)
         return replace(image, places=places, kind="STPSF grid", integrated=True, scale=scale, is_fraction=True)
     if is_stdpsf(header):
         values, places, kind = stdpsf_grid(values, header, asked.detector, path, image.hdu)
@@ -381,12 +407,13 @@ def _center(
         raise image.error(
             f"center is {asked.center!r}; allowed: middle, centroid, or column and row", key="center", fix="Give one"
         )
+    trusted = asked.insist or image.kind == _SAVED
     looks = [look_at(one) for one in values]
     for k, look in enumerate(looks):
         of_which = f"image {k} of the cube" if n > 1 else "the PSF image"
         if not look.total > 0:
             raise image.error(f"{of_which} sums to {look.total:g}: it is no image of a point source")
-        if look.has_background and not asked.insist:
+        if look.has_background and not trusted:
             raise image.error(
                 f"{of_which} has a background of {look.border:.4g}, the median of its border, "
                 f"{100 * look.in_border_level:.3g} % of its light: "
@@ -405,7 +432,7 @@ def _center(
         center = (x, y)
     for k, look in enumerate(looks):
         off = np.hypot((look.center[0] - center[0]) / steps[1], (look.center[1] - center[1]) / steps[0])
-        if off > _MOST_OFF and not asked.insist:
+        if off > _MOST_OFF and not trusted:
             even = any(size % 2 == 0 for size in (ny, nx))
             raise image.error(
                 f"{f'image {k} of the cube' if n > 1 else 'the PSF image'} of {nx} x {ny} samples has its centroid at "
@@ -430,6 +457,8 @@ def _scaled(
         for factor in (in_pixel, 1.0):
             if 0.5 < mean * factor / in_pixel < 1.02:
                 return values * factor, True, ""
+    if image.kind == _SAVED:
+        return values, False, ""
     if image.kind.startswith("STDPSF") and 0.5 < mean / in_pixel < 1.1:
         return values, False, ""
     known = (1.0, in_pixel)

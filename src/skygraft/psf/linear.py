@@ -238,10 +238,12 @@ class SinglePrecisionBasis:
     ----------
     basis : ndarray, shape (B, ny, nx)
         As `LinearPSF.basis`.
+    rotate : bool, optional
+        If false, the images are used as they are, for sums of a few of them with weights that are not negative.
     """
 
-    def __init__(self, basis: NDArray[np.float64]) -> None:
-        self._rotation, self._orthonormal = orthonormal(basis)
+    def __init__(self, basis: NDArray[np.float64], *, rotate: bool = True) -> None:
+        self._rotation, self._orthonormal = orthonormal(basis) if rotate else (np.eye(len(basis)), basis)
         self._hold(self._orthonormal)
 
     def _hold(self, images: NDArray[Any]) -> None:

@@ -19,6 +19,8 @@ __all__ = ["MoffatMapPSF"]
 _SIGMA_TO_FWHM = 2 * math.sqrt(2 * math.log(2))
 _ACCURACY = 1e-7
 _MOST_NODES = 32
+_BLOCK = 32
+"""Pixels of a block, along each axis, in the search for the nearest part of a map that has a size."""
 _NEAREST_POLE = math.pi / 2
 """Where ``1 + r^2 / alpha^2`` is zero, as a distance in the logarithm of the width from the real axis."""
 
@@ -32,11 +34,14 @@ class MoffatMapPSF(LinearPSF):
     Parameters
     ----------
     fwhm : array_like, shape (ny, nx)
-        Full width at half maximum of the Moffat in pixels; NaN, zero or less where there is no PSF.
+        Full width at half maximum of the Moffat in pixels; NaN, zero or less where the map has none. There the nearest
+        part of the map that has one holds: light of a source just outside of the exposures reaches them.
     beta : float
         Exponent of the Moffat.
     shape : (int, int)
         Rows and columns of the kernels, both odd. Kernels are the formula's values at pixel centres, and sum to one.
+    factor : float
+        Pixels of one unit of the map.
     start : (int, int)
         Parent pixel (x, y) of the map's first pixel. A position off the map gets the value of the nearest pixel.
     origin : str
@@ -56,28 +61,32 @@ class MoffatMapPSF(LinearPSF):
         beta: float,
         shape: tuple[int, int],
         *,
+        factor: float = 1.0,
         start: tuple[int, int] = (0, 0),
         origin: str = "",
     ) -> None:
-        widths = np.array(fwhm, dtype=np.float32)
-        if widths.ndim != 2 or widths.size == 0:
-            raise ConfigError(f"a map of PSF sizes is an image (ny, nx), not an array of shape {widths.shape}")
-        with np.errstate(invalid="ignore"):
-            known = np.isfinite(widths) & (widths > 0)
-        if not known.any():
+        values = np.array(fwhm, dtype=np.float32)
+        if values.ndim != 2 or values.size == 0:
+            raise ConfigError(f"a map of PSF sizes is an image (ny, nx), not an array of shape {values.shape}")
+        if not 0 < factor < np.inf:
+            raise ConfigError(
+                f"the factor of a map of PSF sizes is {factor!r}; a positive number is needed", key="factor"
+            )
+        known = (values > 0) & (values < np.inf)
+        low, high = (factor * float(f(values, where=known, initial=v)) for f, v in ((np.min, np.inf), (np.max, 0.0)))
+        if high == 0:
             raise PsfError("the map of PSF sizes has no positive size anywhere")
-        widths[~known] = np.nan
-        low, high = float(widths[known].min()), float(widths[known].max())
         middle, half = (math.log(high) + math.log(low)) / 2, (math.log(high) - math.log(low)) / 2
         n = _nodes_for(half)
         self._u = np.cos(np.pi * (np.arange(n) + 0.5) / n)
         self._middle, self._half = middle, half
         models = [MoffatPSF(w, beta, shape=shape, pixel_integrated=False) for w in np.exp(middle + half * self._u)]
         super().__init__(np.concatenate([model.basis for model in models]))
-        widths.setflags(write=False)
-        self._widths, self._models, self._start, self._origin = widths, tuple(models), start, origin
-        self._beta = float(beta)
-        ny, nx = widths.shape
+        self._fill = None if known.all() else _nearest_blocks(np.where(known, values, np.float32(0)))
+        values.setflags(write=False)
+        self._map, self._factor, self._start = values, float(factor), start
+        self._models, self._origin, self._beta = tuple(models), origin, float(beta)
+        ny, nx = values.shape
         self._valid_box = Box(start[0] - 0.5, start[0] + nx - 0.5, start[1] - 0.5, start[1] + ny - 0.5)
 
     @classmethod
@@ -87,6 +96,7 @@ class MoffatMapPSF(LinearPSF):
         beta: float,
         shape: tuple[int, int],
         *,
+        factor: float = 1.0,
         start: tuple[int, int] = (0, 0),
         origin: str = "",
     ) -> Self:
@@ -99,16 +109,22 @@ class MoffatMapPSF(LinearPSF):
         ----------
         fwhm : array_like, shape (ny, nx)
             FWHM in pixels of the Gaussian with the PSF's effective area.
-        beta, shape, start, origin
+        beta, shape, factor, start, origin
             As of the class.
 
         Returns
         -------
         MoffatMapPSF
         """
-        sigma = np.asarray(fwhm, dtype=np.float64) / _SIGMA_TO_FWHM
-        alpha = 2 * sigma * (beta - 1) / math.sqrt(2 * beta - 1)
-        return cls(2 * alpha * math.sqrt(2 ** (1 / beta) - 1), beta, shape, start=start, origin=origin)
+        # Of a Gaussian with a FWHM of one pixel.
+        alpha = 2 / _SIGMA_TO_FWHM * (beta - 1) / math.sqrt(2 * beta - 1)
+        ratio = 2 * alpha * math.sqrt(2 ** (1 / beta) - 1)
+        return cls(fwhm, beta, shape, factor=ratio * factor, start=start, origin=origin)
+
+    @property
+    def size_range(self) -> tuple[float, float]:
+        """Smallest and largest FWHM of the Moffat on the map, pixels."""
+        return math.exp(self._middle - self._half), math.exp(self._middle + self._half)
 
     def widths(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Look up the FWHM of the Moffat at N positions.
@@ -121,27 +137,17 @@ class MoffatMapPSF(LinearPSF):
         Returns
         -------
         ndarray of float64, shape (N,)
-            Pixels; NaN where there is no PSF.
+            Pixels.
         """
         x, y = positions(x, y)
-        ny, nx = self._widths.shape
+        ny, nx = self._map.shape
         rows = np.clip(np.rint(y) - self._start[1], 0, ny - 1).astype(np.int64)
         columns = np.clip(np.rint(x) - self._start[0], 0, nx - 1).astype(np.int64)
-        return np.asarray(self._widths[rows, columns], dtype=np.float64)
-
-    def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Find the positions at which the map has a size.
-
-        Parameters
-        ----------
-        x, y : array_like, shape (N,)
-            Positions in parent pixels.
-
-        Returns
-        -------
-        ndarray of bool, shape (N,)
-        """
-        return np.isfinite(self.widths(x, y))
+        found = self._map[rows, columns].astype(np.float64)
+        if self._fill is not None:
+            known = (found > 0) & (found < np.inf)
+            found = np.where(known, found, self._fill[rows // _BLOCK, columns // _BLOCK])
+        return np.asarray(self._factor * found)
 
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Evaluate the weights of the Moffats at the nodes, which sum to one.
@@ -154,20 +160,8 @@ class MoffatMapPSF(LinearPSF):
         Returns
         -------
         ndarray of float64, shape (N, B)
-
-        Raises
-        ------
-        PsfError
-            If the map has no size at a position.
         """
-        x, y = positions(x, y)
         widths = self.widths(x, y)
-        bad = np.flatnonzero(np.isnan(widths))
-        if bad.size:
-            raise PsfError(
-                f"the map of PSF sizes has none at position ({x[bad[0]]:.1f}, {y[bad[0]]:.1f}): no exposure is there",
-                fix="Leave out sources where the coadd has no data",
-            )
         at = (np.log(widths) - self._middle) / self._half if self._half > 0 else np.zeros(widths.shape)
         # Lagrange's polynomials of Chebyshev nodes as sums of Chebyshev polynomials, which is stable at the nodes, too.
         terms = np.cos(np.arange(self._u.size) * np.arccos(np.clip(at, -1, 1))[:, None])
@@ -202,7 +196,7 @@ class MoffatMapPSF(LinearPSF):
     @property
     def description(self) -> str:
         """Short description of the model, for people and records."""
-        low, high = math.exp(self._middle - self._half), math.exp(self._middle + self._half)
+        low, high = self.size_range
         ny, nx = self.shape
         widths = f"{low:.4g}" if self._half == 0 else f"{low:.4g} to {high:.4g}"
         what = f"{type(self).__name__}, FWHM {widths} pixels, beta {self._beta:.4g}, {nx} x {ny} pixels"
@@ -219,6 +213,18 @@ def _nodes_for(half: float) -> int:
     reach = _NEAREST_POLE / half
     n = math.ceil(-math.log(_ACCURACY) / math.log(reach + math.sqrt(1 + reach * reach))) + 1
     return min(n, _MOST_NODES)
+
+
+def _nearest_blocks(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Largest size in each block of a map, of the nearest block that has one where a block has only zeros."""
+    from scipy.ndimage import distance_transform_edt
+
+    starts = [np.arange(0, n, _BLOCK) for n in values.shape]
+    blocks = np.maximum.reduceat(np.maximum.reduceat(values, starts[0], axis=0), starts[1], axis=1)
+    nearest = distance_transform_edt(blocks == 0, return_distances=False, return_indices=True)
+    filled = np.asarray(blocks[tuple(nearest)], dtype=np.float64)
+    filled.setflags(write=False)
+    return filled
 
 
 class _MoffatBasis(SubPixelBasis):

@@ -15,8 +15,10 @@ is drawn from its values at the source's own sub-pixel place.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -154,9 +156,12 @@ class OversampledPSF(LinearPSF):
             SampledAxis(mx, self._oversampling[1], self._center[0], self._integrated),
         )
 
-    @property
+    @functools.cached_property
     def _model(self) -> SplineBasis:
-        return SplineBasis(self._images, *self._axes)
+        return SplineBasis(self._images, *self._axes, few=len(self._images) > 4)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_model"}
 
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Give the weight of the one image, which is one everywhere.

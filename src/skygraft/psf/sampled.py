@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.errors import ConfigError
+from skygraft.jit import compiled
 from skygraft.psf.bsplines import (
     bspline,
     bspline_integral,
@@ -82,21 +83,29 @@ class SampledAxis:
         """Whether a pixel is a whole number of samples wide."""
         return float(self.per_pixel).is_integer()
 
-    def weights(self, at: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Weights (M, K) of what `prepared` gives, for values at offsets (M,) in pixels from the source."""
+    def values(self, prepared: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values (..., M) at offsets (M,) in pixels from the source, of what `prepared` gave (..., K)."""
         place = self.center + at * self.per_pixel
         if not self.fine:
             nearest = np.rint(place)
             whole = np.abs(place - nearest) < _WHOLE
             # The weights are those of an odd number of samples; one more that is zero changes nothing.
             weights = band_limited_weights(np.arange(self.n + 1.0 - self.n % 2), place)[:, : self.n]
-            return np.where(whole[:, None], np.arange(self.n) == nearest[:, None], weights)
-        offset = place[:, None] - np.arange(-1, self.n + 1)
+            weights = np.where(whole[:, None], np.arange(self.n) == nearest[:, None], weights)
+            return np.asarray(prepared @ weights.T)
+        half = 0.0 if self.integrated else self.per_pixel / 2
+        width = math.ceil(2 * half) + 4
+        # Coefficient k is at sample k - 1; these are the first, and the distances of those that follow.
+        first = np.floor(place - half).astype(np.int64) - 1
+        offset = place[:, None] - (first[:, None] + np.arange(width))
         if self.integrated:
-            return bspline(offset, 3)
-        half = self.per_pixel / 2
-        integrals = bspline_integral(offset + half, 3) - bspline_integral(offset - half, 3)
-        return np.asarray(integrals / self.per_pixel)
+            taps = bspline(offset, 3)
+        else:
+            taps = (bspline_integral(offset + half, 3) - bspline_integral(offset - half, 3)) / self.per_pixel
+        rows = np.ascontiguousarray(prepared).reshape(-1, prepared.shape[-1])
+        out = np.empty((len(rows), len(at)))
+        _weighted_sums(rows, first + 1, taps, out)
+        return out.reshape(*prepared.shape[:-1], len(at))
 
     def prepared(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Samples (..., n), or the coefficients of the spline through them (..., n + 2)."""
@@ -117,6 +126,21 @@ class SampledAxis:
         return sums, self.center + 1 + (p - 1) / 2
 
 
+@compiled
+def _weighted_sums(
+    rows: NDArray[np.float64], first: NDArray[np.int64], taps: NDArray[np.float64], out: NDArray[np.float64]
+) -> None:  # pragma: no cover - compiled
+    """Sum rows (R, K) with taps (M, W), from their elements `first` (M,) on; there is nothing beyond their ends."""
+    for r in range(rows.shape[0]):
+        for m in range(first.size):
+            total = 0.0
+            for k in range(taps.shape[1]):
+                i = first[m] + k
+                if 0 <= i < rows.shape[1]:
+                    total += taps[m, k] * rows[r, i]
+            out[r, m] = total
+
+
 class SplineBasis(SubPixelBasis):
     """Images as splines between their samples.
 
@@ -126,12 +150,15 @@ class SplineBasis(SubPixelBasis):
         Samples, light per pixel.
     y, x : SampledAxis
         Their axes.
+    few : bool, optional
+        Whether only a few of many images have weights other than zero at any place.
     """
 
     most_missed = _MISSED
 
-    def __init__(self, images: NDArray[np.float64], y: SampledAxis, x: SampledAxis) -> None:
+    def __init__(self, images: NDArray[np.float64], y: SampledAxis, x: SampledAxis, *, few: bool = False) -> None:
         super().__init__((y.kernel_size, x.kernel_size), (y.reach, x.reach))
+        self.few = few
         self._images, self._y, self._x = images, y, x
 
     @functools.cached_property
@@ -141,8 +168,9 @@ class SplineBasis(SubPixelBasis):
 
     def evaluate(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Evaluate the splines, or their integrals over pixels; see `SubPixelBasis.evaluate`."""
-        values: NDArray[np.float64] = self._y.weights(y) @ self._coefficients @ self._x.weights(x).T
-        return values
+        along_x = self._x.values(self._coefficients, x)
+        along_y = self._y.values(np.ascontiguousarray(along_x.transpose(0, 2, 1)), y)
+        return np.ascontiguousarray(along_y.transpose(0, 2, 1))
 
     @functools.cached_property
     def grid(self) -> FineGrid:

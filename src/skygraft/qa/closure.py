@@ -13,7 +13,6 @@ import numpy as np
 from astropy.table import QTable, Table
 from numpy.typing import ArrayLike, NDArray
 from scipy import signal
-from scipy.spatial import cKDTree
 
 from skygraft.catalog.flags import Flag, has_flag
 from skygraft.conventions import LSST
@@ -22,8 +21,10 @@ from skygraft.exposure import Exposure
 from skygraft.injection import InjectionOptions, inject
 from skygraft.injection.coadd_noise import image_noise
 from skygraft.injection.roles import Role
+from skygraft.jit import compiled
 from skygraft.noise import NoiseCorrelation
 from skygraft.photometry import aperture_flux, enclosed_flux, parse_radius, require_reference
+from skygraft.qa.wing_light import core_sizes, light_of_wings
 from skygraft.wcs import pixel_scale
 
 __all__ = ["ClosureSummary", "Verdict", "isolated", "measure_closure", "summarize_closure"]
@@ -32,6 +33,8 @@ type Verdict = Literal["closes", "does not close", "too few stars", "no isolated
 
 _MAGNITUDE = 2.5 / np.log(10.0)
 _KERNELS_AT_ONCE = 200
+_MOST_CELLS = 2000
+"""Cells along an axis in which neighbours are looked for."""
 
 TOLERANCE = 1e-3
 """Median residual, mag, up to which a band closes whatever its error."""
@@ -122,7 +125,11 @@ def measure_closure(
     whole = ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
     star = drawn & whole & (np.asarray(truth["source_type"]).astype(str) == "Star")
     stars_only = catalog is not None or difference is not None
-    reach = np.where(star | (not stars_only), np.asarray(truth["stamp_size"]), 0)
+    how = options or InjectionOptions()
+    sizes = np.asarray(getattr(truth["stamp_size"], "value", truth["stamp_size"]))
+    # The wings of other stars are subtracted: only their cores count as neighbours.
+    sizes = np.where(star, core_sizes(before, how, sizes), sizes)
+    reach = np.where(star | (not stars_only), sizes, 0)
     pixels: NDArray[Any] | None = difference
     if pixels is None:
         pixels = after.image.astype(np.float64) - before.image.astype(np.float64)
@@ -134,13 +141,13 @@ def measure_closure(
         rows = np.sort(rows[np.argsort(-_plain(truth["inst_flux"])[rows], kind="stable")][:most])
     x, y = _plain(truth["x"])[rows], _plain(truth["y"])[rows]
     flux = aperture_flux(pixels, x, y, radius, xy0=before.xy0) if rows.size else np.zeros(0)
+    flux = flux - light_of_wings(before, how, truth, star, rows, radius)
     measured = np.isfinite(flux) & (flux > 0)
     rows, x, y, flux = rows[measured], x[measured], y[measured], flux[measured]
     calib = before.photo_calib
     assert calib is not None
     # Relative to the expected flux: with the measured flux, stars that fluctuated upwards would seem less noisy.
     flux_in = _plain(truth["inst_flux"])[rows]
-    how = options or InjectionOptions()
     correlation = None
     if gain is None:
         correlation = image_noise(before, "white" if how.conventions == LSST else how.coadd_noise).correlation
@@ -281,21 +288,54 @@ def isolated(
     result = np.zeros(len(position), dtype=bool)
     if not keep.any():
         return result
-    index = np.flatnonzero(keep)
-    position, total, half = position[keep], total[keep], size[keep] / 2
-    tree = cKDTree(position)
-    burden = np.zeros(len(index))
-    # For each source, find those whose aperture its stamp can reach (the corner of a square is sqrt(2) further out).
-    for j, near in enumerate(tree.query_ball_point(position, half * np.sqrt(2) + radius)):
-        others = np.array([i for i in near if i != j], dtype=np.intp)
-        if not others.size:
-            continue
-        gap = np.abs(position[others] - position[j])
-        others = others[(gap < half[j] + radius + 1).all(axis=1)]
-        distance = np.hypot(*(position[others] - position[j]).T)
-        burden[others] += total[j] * np.minimum(1.0, (radius / np.maximum(distance - radius, radius)) ** 2)
-    result[index] = burden <= contamination * total
+    total, half = total[keep], size[keep] / 2
+    # Cells so large that a stamp that can reach an aperture is in the same one or in one beside it; in each the
+    # brightest come first, because one neighbour tells as well as thousands that a source is not alone.
+    place = position[keep] - position[keep].min(axis=0)
+    extent = place.max(axis=0)
+    cell = max(float(half.max()) + radius + 1.0, float(extent.max()) / _MOST_CELLS)
+    columns = int(extent[0] / cell) + 1
+    cells = (place[:, 1] / cell).astype(np.int64) * columns + (place[:, 0] / cell).astype(np.int64)
+    order = np.lexsort((-total, cells))
+    starts = np.searchsorted(cells[order], np.arange(columns * (int(extent[1] / cell) + 1) + 1))
+    xs, ys, fluxes, halves = (np.ascontiguousarray(v[order]) for v in (place[:, 0], place[:, 1], total, half))
+    alone = np.empty(len(order), dtype=np.bool_)
+    alone[order] = _alone(xs, ys, fluxes, halves, starts, columns, cell, radius, contamination)
+    result[keep] = alone
     return result
+
+
+@compiled
+def _alone(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    total: NDArray[np.float64],
+    half: NDArray[np.float64],
+    starts: NDArray[np.int64],
+    columns: int,
+    cell: float,
+    radius: float,
+    contamination: float,
+) -> NDArray[np.bool_]:  # pragma: no cover - compiled
+    """Find the sources with little light of others in their aperture; they are sorted by cell, of `starts`."""
+    rows = (starts.size - 1) // columns
+    alone = np.ones(x.size, np.bool_)
+    for i in range(x.size):
+        column, row, burden = int(x[i] / cell), int(y[i] / cell), 0.0
+        for near_row in range(max(0, row - 1), min(rows, row + 2)):
+            for near in range(near_row * columns + max(0, column - 1), near_row * columns + min(columns, column + 2)):
+                if not alone[i]:
+                    break
+                for j in range(starts[near], starts[near + 1]):
+                    dx, dy, reach = abs(x[j] - x[i]), abs(y[j] - y[i]), half[j] + radius + 1
+                    distance = np.hypot(dx, dy)
+                    if j == i or dx >= reach or dy >= reach or distance > half[j] * np.sqrt(2.0) + radius:
+                        continue
+                    burden += total[j] * min(1.0, (radius / max(distance - radius, radius)) ** 2)
+                    if burden > contamination * total[i]:
+                        alone[i] = False
+                        break
+    return alone
 
 
 def _expected_flux_error(

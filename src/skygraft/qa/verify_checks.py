@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from astropy.table import Table
 from numpy.typing import NDArray
 
 from skygraft.campaign.checksums import damaged_outputs
@@ -166,7 +167,7 @@ class _Work:
         self, difference: NDArray[np.float32], redrawn: Redrawn, law: NoiseLaw, precision: Precision
     ) -> list[Row]:
         pair = self.pair
-        truth = redrawn.truth
+        truth = self._without_wings(redrawn.truth)
         drawn = (np.asarray(truth["stamp_size"]) > 0) & ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
         star = np.asarray(truth["source_type"]).astype(str) == "Star"
         # That noise was drawn of; summed where it is needed, as whole planes cost more than all measurements.
@@ -182,6 +183,19 @@ class _Work:
         turn = angle_offset(difference, redrawn.others, light, law.quantum, pair.before, truth, pair.sources, precision)
         wrong = drawn_angles(redrawn.others, pair.before, truth, pair.sources)
         return [closure, _centroid(offset, factor), _angle(turn, wrong, factor)]
+
+    def _without_wings(self, truth: Table) -> Table:
+        """The truth with stamps no larger than kernels, where wings make them so large that no source is isolated.
+
+        Wings are so smooth that shapes and positions, measured in a few pixels, are not changed by those of neighbours.
+        """
+        psf = self.pair.before.psf
+        if self.options.wings is None or psf is None:
+            return truth
+        truth = truth.copy()
+        sizes = truth["stamp_size"]
+        truth["stamp_size"] = np.minimum(np.asarray(getattr(sizes, "value", sizes)), 2 * max(psf.shape))
+        return truth
 
     def _closure(self, difference: NDArray[np.float32], law: NoiseLaw, precision: Precision) -> Row:
         pair, aperture = self.pair, self.settings.get("aperture")

@@ -6,6 +6,7 @@ import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
+from skygraft.place_names import STUBS_KIND, as_kind, is_copy
+from skygraft.places import beneath, refresh
 from skygraft.records.ledger_scan import ANY_TIME
 from skygraft.records.packs import stat_packed
 
@@ -87,10 +90,20 @@ class Comparison:
         names = lists.flatten().take(arrow_array(wanted)).to_pylist()
         folders = [self.root if inside else self.output for inside in is_input[wanted].tolist()]
         paths = [name if name[:1] == "/" else f"{folder}/{name}" for folder, name in zip(folders, names, strict=True)]
+        if is_copy(f"{self.root}/") or any("://" in name for name in names):
+            paths = [
+                os.fspath(beneath(Path(folder), name)) if "://" in name else path
+                for folder, name, path in zip(folders, names, paths, strict=True)
+            ]
+            refresh(path for path, inside in zip(paths, is_input[wanted].tolist(), strict=True) if inside)
         found = stat_files(paths, self._pool)  # type: ignore[attr-defined]
         missing = np.flatnonzero((found[:, 0] < 0) & ~is_input[wanted])
         if missing.size:
             found[missing] = stat_packed([paths[i] for i in missing.tolist()])
+            if is_copy(self.output):  # published, and not kept here
+                missing = missing[found[missing, 0] < 0]
+                stubs = [os.fspath(as_kind(paths[i], STUBS_KIND)) for i in missing.tolist()]
+                found[missing] = stat_files(stubs, self._pool)  # type: ignore[attr-defined]
         sizes, times = (numpy_array(images.column(name).flatten())[wanted] for name in ("sizes", "times"))
         same = (found[:, 0] == sizes) & ((found[:, 1] == times) | (times == ANY_TIME)) & (found[:, 0] >= 0)
         agrees[image[wanted[~same]]] = False

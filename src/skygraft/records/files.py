@@ -17,6 +17,8 @@ import numpy as np
 
 from skygraft.disk import FileIdentity, atomic_path
 from skygraft.errors import CampaignError
+from skygraft.place_names import is_copy
+from skygraft.places.outputs import Outputs, outputs_of
 from skygraft.records.lock import is_locked, locked
 
 __all__ = [
@@ -200,12 +202,29 @@ class Layout:
             If the lock cannot be written.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with locked(self.lock):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked(self.lock))
+            if (outputs := self.outputs) is not None:
+                from skygraft.records.store_lock import store_locked
+
+                outputs.check()
+                stack.enter_context(store_locked(outputs.scratch.store, outputs.url))
             yield
 
     def is_locked(self) -> bool:
         """True if a driver runs the campaign."""
-        return is_locked(self.lock)
+        if is_locked(self.lock):
+            return True
+        if (outputs := self.outputs) is None:
+            return False
+        from skygraft.records.store_lock import store_is_locked
+
+        return store_is_locked(outputs.scratch.store, outputs.url)
+
+    @property
+    def outputs(self) -> Outputs | None:
+        """The outputs in a store that this is the work folder of; None where they are in this folder."""
+        return outputs_of(self.root) if is_copy(self.root) else None
 
 
 def await_file(path: Path, size_and_time: tuple[int, int], what: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from skygraft.dataset import dataset_id
 from skygraft.errors import CampaignError
 from skygraft.json_text import parse_json
+from skygraft.places import beneath, refresh
 from skygraft.records.files import Layout, digest, write_json
 from skygraft.records.image_summary import ImageStatus, ImageSummary
 from skygraft.records.packs import DamagedPackError, read_file, sha256_of, stat_file
@@ -31,7 +32,7 @@ __all__ = [
 RECORD_VERSION = 1
 """Version of the record's layout."""
 
-PIXEL_VERSION = 7
+PIXEL_VERSION = 8
 """Number of releases of skygraft that changed any output pixel; part of every content key."""
 
 _MISSING = object()
@@ -194,8 +195,10 @@ def changes(record: dict[str, Any], image: PlannedImage, root: Path, settings: d
         `CampaignConfig.pixel_settings` now.
     """
     found = []
+    paths = {name: beneath(root, name) for name in record["inputs"]}
+    refresh(paths.values())
     for name, stamp in record["inputs"].items():
-        path = root / name
+        path = paths[name]
         try:
             status = path.stat()
         except OSError:

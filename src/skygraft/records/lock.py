@@ -14,19 +14,20 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from skygraft.errors import CampaignError, OutputError
 
-__all__ = ["holder", "is_locked", "lease_path", "locked"]
+__all__ = ["DEAD_SECONDS", "Owner", "holder", "is_locked", "lease_path", "locked"]
 
 _TRIES = 5
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV})
 """Errors of ``flock`` on file systems without locks (Lustre without ``-o flock``, NFS without a lock daemon)."""
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 _BEAT_SECONDS = 20.0
-_DEAD_SECONDS = 180.0
+DEAD_SECONDS = 180.0
 """A lease of another machine that was not renewed for this long belongs to a driver that died."""
 
 
@@ -106,6 +107,50 @@ def holder(path: Path) -> str:
         return ""
 
 
+@dataclass(frozen=True)
+class Owner:
+    """The process that holds a lease.
+
+    Parameters
+    ----------
+    number, host : str
+        Its number, and the machine that it runs on.
+    birth : str
+        When it began.
+    processes : str
+        Name of its PID namespace.
+    """
+
+    number: str
+    host: str
+    birth: str
+    processes: str
+
+    @classmethod
+    def me(cls) -> Self:
+        """The owner that this process is."""
+        return cls(str(os.getpid()), os.uname().nodename, _birth(os.getpid()), _processes())
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The owner that a lease names."""
+        who, _, rest = text.partition(" since ")
+        number, _, host = who.removeprefix("process ").partition(" on ")
+        birth, _, processes = rest.rpartition(" ")[0].partition(" ")
+        return cls(number, host, birth, processes)
+
+    def text(self) -> str:
+        """What a lease of it says; another one each time."""
+        who = f"process {self.number} on {self.host}"
+        return f"{who} since {self.birth} {self.processes} {secrets.token_hex(8)}"
+
+    def is_alive(self) -> bool | None:
+        """Whether it runs; None if it is on another machine, so that this is not known here."""
+        if self.host == os.uname().nodename and self.processes == _processes() and self.number.isdecimal():
+            return _birth(int(self.number)) == self.birth
+        return None
+
+
 def _name() -> str:
     return f"process {os.getpid()} on {os.uname().nodename}"
 
@@ -147,7 +192,7 @@ def lease_path(path: Path) -> Path:
 @contextlib.contextmanager
 def _lease(lock: Path) -> Iterator[None]:
     path, over = lease_path(lock), threading.Event()
-    mine = f"{_name()} since {_birth(os.getpid())} {_processes()} {secrets.token_hex(8)}"
+    mine = Owner.me().text()
     for last in (False, True):
         before = _lease_text(path)
         try:
@@ -161,7 +206,7 @@ def _lease(lock: Path) -> Iterator[None]:
                     before.partition(" since ")[0],
                     f"Wait for it to end, or stop it. The file system has no locks, so {path} takes their place: it "
                     "is valid until its process is dead, on another machine until "
-                    f"{_DEAD_SECONDS:.0f} s after it was last renewed",
+                    f"{DEAD_SECONDS:.0f} s after it was last renewed",
                 ) from None
         except OSError as error:
             raise OutputError(
@@ -214,12 +259,10 @@ def _lease_holds(path: Path) -> bool:
         text, renewed = _lease_text(path), path.stat().st_mtime
     except FileNotFoundError:
         return False
-    who, _, rest = text.partition(" since ")
-    number, _, host = who.removeprefix("process ").partition(" on ")
-    birth, _, processes = rest.rpartition(" ")[0].partition(" ")
-    if host == os.uname().nodename and processes == _processes() and number.isdecimal():
-        return _birth(int(number)) == birth
-    return _now_by_the_clock_of(path.parent) - renewed < _DEAD_SECONDS
+    alive = Owner.parse(text).is_alive()
+    if alive is not None:
+        return alive
+    return _now_by_the_clock_of(path.parent) - renewed < DEAD_SECONDS
 
 
 def _processes() -> str:

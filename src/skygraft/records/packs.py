@@ -30,6 +30,8 @@ import pyarrow.parquet as pq
 
 from skygraft.disk import atomic_path
 from skygraft.errors import CampaignError
+from skygraft.place_names import STUBS_KIND, as_kind, is_copy
+from skygraft.places import bring, outputs_of
 from skygraft.records.file_checksums import note_checksum
 from skygraft.records.files import RECORD_SUFFIX, TRUTH_SUFFIX, sha256_file
 
@@ -260,7 +262,9 @@ def stat_file(path: Path) -> FileState:
         return FileState.of(path.stat())
     except FileNotFoundError:
         if (found := _packed(path)) is None:
-            raise
+            if not is_copy(path):
+                raise
+            return FileState.of(as_kind(path, STUBS_KIND).stat())  # published, and not kept here
         return FileState(*found[2].files[path.name])
 
 
@@ -321,6 +325,8 @@ def sha256_of(path: Path) -> str:
     try:
         return sha256_file(path)
     except FileNotFoundError:
+        if is_copy(path):
+            return sha256_file(bring(path))
         return hashlib.sha256(read_file(path)).hexdigest()
 
 
@@ -342,6 +348,8 @@ def remove_record(path: Path) -> None:
     OSError, OutputError
         If it cannot be removed.
     """
+    if (outputs := outputs_of(path)) is not None:
+        outputs.remove(path)
     # First: were the single record gone and this not written, the older one in the pack would count again.
     if (found := _packed(path)) is not None:
         with atomic_path(path.with_name(found[0] + REOPENED_SUFFIX)) as temporary:

@@ -21,6 +21,8 @@ from skygraft.config.campaign import CampaignConfig
 from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, SkygraftError
 from skygraft.json_text import parse_json
+from skygraft.place_names import FILES_KIND, STUBS_KIND, as_kind, is_url
+from skygraft.places import beneath, is_file, see
 from skygraft.records.file_checksums import checked_path, problem_of, read_checksum
 from skygraft.records.files import Layout, digest, json_text
 from skygraft.records.lock import holder
@@ -77,12 +79,25 @@ class PlannedImage(IndexedImage):
 
     def source(self, root: Path) -> Path:
         """The image file, given the survey's root."""
-        return root / self.path
+        return beneath(root, self.path)
 
-    def format_options(self) -> dict[str, Any]:
-        """The reading options of the format."""
+    def format_options(self, path: Path | None = None) -> dict[str, Any]:
+        """The reading options of the format; with the path of the image, URLs in them are paths of the same kind."""
         options: dict[str, Any] = parse_json(self.options)
-        return options
+        return options if path is None or "://" not in self.options else _with_paths(options, path)
+
+
+def _with_paths(value: Any, path: Path) -> Any:
+    """Options with paths of this machine instead of URLs, of the kind of copies that `path` is."""
+    if isinstance(value, dict):
+        return {key: _with_paths(inner, path) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_paths(inner, path) for inner in value]
+    if not is_url(value):
+        return value
+    here = as_kind(beneath(path, value), FILES_KIND if f"/{FILES_KIND}/" in str(path) else STUBS_KIND)
+    is_file(here)  # fetches it
+    return os.fspath(here)
 
 
 def _plan_schema() -> pa.Schema:
@@ -380,8 +395,8 @@ def plan_key(config: CampaignConfig) -> str:
     beside = (config.catalog.light_curves, config.catalog.ephemerides)
     files = [config.catalog.path, *(path for path in beside if path is not None)]
     if config.survey.index is not None:
-        files.append(config.survey.root / config.survey.index)
-    found = [FileIdentity.find(path) for path in files]
+        files.append(beneath(config.survey.root, config.survey.index))
+    found = [FileIdentity.find(see(path)) for path in files]
     identities: list[list[Any]] = [[] if identity is None else [*identity.size_and_time] for identity in found]
     if config.catalog.path.is_dir():
         # A folder's own time says nothing of the files below it.

@@ -6,6 +6,7 @@ A PSF that depends on a source's colour has its place where a PSF is asked for p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,6 +18,7 @@ from skygraft.errors import FormatError, InjectionError, SkygraftError
 from skygraft.psf import PSF, Box
 from skygraft.render.canvas import Canvas, RenderReport
 from skygraft.render.components import Components, are_nearly_flat, are_profiles, are_trailed, components
+from skygraft.render.crowded import draw_crowded
 from skygraft.render.engines import GalaxyEngine, StarEngine, galaxy_engine, star_engine
 from skygraft.render.knots import draw_knots
 from skygraft.render.normalisation import Normalisation
@@ -70,9 +72,10 @@ def render(
         How kernels are scaled to the calibration.
     flux_tolerance : float
         Fraction of a source's flux that its stamp may leave out.
-    stars : {"precise", "fast", "galsim"}
+    stars : {"precise", "fast", "grid", "stamps", "galsim"}
         How stars are moved by fractions of a pixel: to single precision, with about half as many taps (see
-        `skygraft.render.shift`), or by GalSim.
+        `skygraft.render.shift`), or by GalSim. The first two draw crowded stars together (`skygraft.render.crowded`);
+        "grid" does so everywhere, and "stamps" nowhere, both as precisely as the first.
     galaxies : {"fast", "precise", "galsim"}
         How profiles are drawn that are ellipses, such as Sérsic's: many at a time (see `skygraft.render.sersic`), to
         3e-4 or to 5e-5 of their peak, or one by one by GalSim.
@@ -94,7 +97,11 @@ def render(
     if stars == "galsim" or galaxies == "galsim":
         is_knots[:] = False
     points = is_star.any() or is_knots.any() or is_trail.any()
-    painter = StarPainter(psf, box, stars) if psf is not None and stars != "galsim" and points else None
+    painter = (
+        StarPainter(psf, box, "fast" if stars == "fast" else "precise")
+        if psf is not None and stars != "galsim" and points
+        else None
+    )
     prepared = PreparedPsf(psf, box) if psf is not None and not (painter is not None and is_star.all()) else None
     is_profile = are_profiles(sources)
     if galaxies == "galsim":
@@ -110,6 +117,14 @@ def render(
     )
     for kind, mine in kinds:
         rows = np.flatnonzero(mine)
+        if kind == "star" and painter is not None and stars != "stamps":
+            assert psf is not None
+            draw = functools.partial(_draw_crowd, sources, psf, report)
+            rows = draw_crowded(
+                *(sources, rows, psf, painter, canvas, box, normalisation, draw),
+                always=stars == "grid",
+                progress=progress,
+            )
         profiles = None
         if kind == "profile" and len(rows):
             profiles = ProfilePainter(canvas, PRECISE if galaxies == "precise" else FAST)
@@ -152,6 +167,16 @@ def _draw_stars(
     def add(some: NDArray[np.intp]) -> Stars:
         return painter.add(canvas, sources.x[some], sources.y[some], sources.flux[some], normalisation)
 
+    _draw_points(sources, rows, psf, add, np.zeros(len(rows), dtype=np.int64), report)
+
+
+def _draw_crowd(
+    sources: Sources,
+    psf: PSF,
+    report: RenderReport,
+    rows: NDArray[np.intp],
+    add: Callable[[NDArray[np.intp]], Stars],
+) -> None:
     _draw_points(sources, rows, psf, add, np.zeros(len(rows), dtype=np.int64), report)
 
 

@@ -21,10 +21,10 @@ __all__ = [
     "stored_star_engine",
 ]
 
-type StarEngine = Literal["precise", "fast", "galsim"]
+type StarEngine = Literal["precise", "fast", "grid", "stamps", "galsim"]
 type GalaxyEngine = Literal["fast", "precise", "galsim"]
 
-STAR_ENGINES = ("precise", "fast", "galsim")
+STAR_ENGINES = ("precise", "fast", "grid", "stamps", "galsim")
 GALAXY_ENGINES = ("fast", "precise", "galsim")
 OLD_STAR_ENGINES = {"fourier": "precise", "taps": "fast"}
 """Names of earlier versions, and what they are now."""

@@ -52,7 +52,8 @@ class FineStars:
         grid = basis.grid
         # Columns become rows, so that the taps along x, too, are sums of what lies side by side.
         samples = np.ascontiguousarray(grid.samples.transpose(0, 2, 1))
-        self._basis = SinglePrecisionBasis(samples)
+        self._basis = SinglePrecisionBasis(samples, rotate=not basis.few)
+        self._few = basis.few
         _, my, mx = grid.samples.shape
         self._grid = _Grid(my, mx, grid.source_place, grid.step, grid.taps, grid.trimmed, grid.reach)
         self._half = basis.shape[0] // 2, basis.shape[1] // 2
@@ -84,7 +85,8 @@ class FineStars:
         """
         weights = self._basis.weights(coefficients)
         at = x - canvas.x0, y - canvas.y0
-        _add(canvas.model, weights, self._basis.rows, self._grid, self._half, at, amplitude, deposited, clipped)
+        rows, few = self._basis.rows, self._few
+        _add(canvas.model, weights, rows, few, self._grid, self._half, at, amplitude, deposited, clipped)
 
 
 @compiled
@@ -92,6 +94,7 @@ def _add(
     model: NDArray[np.float32],
     weights: NDArray[np.float32],
     images: NDArray[np.float32],
+    few: bool,
     grid: _Grid,
     half: tuple[int, int],
     at: tuple[NDArray[np.float64], NDArray[np.float64]],
@@ -120,7 +123,10 @@ def _add(
         j0, j1 = max(j0, -y0), min(j1, rows - y0)
         if i0 >= i1 or j0 >= j1:
             continue
-        combine_into(weights[s : s + 1], images, star)
+        if few:
+            _combine_few(weights[s], images, samples[: star.size])
+        else:
+            combine_into(weights[s : s + 1], images, star)
         for i in range(i0, i1):
             _sum_lines(samples, first_x[i], grid.columns, grid.rows, taps_x[i], along_x, i * long_y, long_y)
         for i in range(i0, i1):
@@ -136,6 +142,20 @@ def _add(
                 part += line[i]
             total += part
         deposited[s] = total
+
+
+@compiled
+def _combine_few(
+    weights: NDArray[np.float32], images: NDArray[np.float32], out: NDArray[np.float32]
+) -> None:  # pragma: no cover - compiled
+    """Sum images, leaving out those whose weight is zero."""
+    out[:] = np.float32(0.0)
+    for b in range(weights.size):
+        w = weights[b]
+        if w != np.float32(0.0):
+            row = images[b]
+            for p in range(out.size):
+                out[p] += w * row[p]
 
 
 @compiled

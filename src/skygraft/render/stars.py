@@ -143,27 +143,11 @@ class StarPainter:
             If the PSF cannot be evaluated or normalised at one of the positions; nothing has been drawn then.
         """
         psf = self._psf
-        coefficients = kernels = None
-        if isinstance(psf, LinearPSF):
-            coefficients = psf.coefficients(x, y)
-            check_coefficients(psf, coefficients, x, y)
-            scale, fraction = self._normalised(coefficients, x, y, normalisation)
-        else:
-            kernels = psf.kernels(x, y)
-            check_kernels(kernels, places=np.stack([x, y], axis=1))
-            scale, fraction = normalisation(kernels, x, y)
-        drawn = Stars(
-            scale,
-            fraction,
-            self._fwhm(coefficients, kernels),
-            np.zeros(len(x)),
-            np.zeros(len(x), dtype=np.bool_),
-            self._undersampled(coefficients, kernels),
-        )
+        drawn, coefficients, kernels = self.evaluate(x, y, normalisation)
         if self._fine is not None and coefficients is not None:
-            self._fine.add(canvas, coefficients, x, y, flux * scale, drawn.deposited, drawn.clipped)
+            self._fine.add(canvas, coefficients, x, y, flux * drawn.scale, drawn.deposited, drawn.clipped)
             return drawn
-        stars = _Placed(x - canvas.x0, y - canvas.y0, flux * scale, drawn.deposited, drawn.clipped)
+        stars = _Placed(x - canvas.x0, y - canvas.y0, flux * drawn.scale, drawn.deposited, drawn.clipped)
         sizes = Sizes(psf.shape, self._shift)
         shift = _Shifting(taps_table(self._shift.width), *sizes.stamp, sizes.plane[1], self._shift.margin)
         if self._basis is not None and coefficients is not None:
@@ -173,6 +157,52 @@ class StarPainter:
         elif kernels is not None:
             _add_planes(canvas.model, fine_images(kernels, self._shift).astype(np.float32), stars, 0, shift)
         return drawn
+
+    def evaluate(
+        self, x: NDArray[np.float64], y: NDArray[np.float64], normalisation: Normalisation
+    ) -> tuple[Stars, NDArray[np.float64] | None, NDArray[np.float64] | None]:
+        """Evaluate the PSF at stars' places and tie it to the calibration, without drawing them.
+
+        Parameters
+        ----------
+        x, y : ndarray, shape (N,)
+            Parent pixel coordinates, finite.
+        normalisation : Normalisation
+            What ties kernels to the calibration.
+
+        Returns
+        -------
+        stars : Stars
+            With nothing deposited.
+        coefficients : ndarray, shape (N, B), or None
+            Of a `LinearPSF`.
+        kernels : ndarray, shape (N, ny, nx), or None
+            Of any other.
+
+        Raises
+        ------
+        PsfError
+            If the PSF cannot be evaluated or normalised at one of the positions.
+        """
+        psf = self._psf
+        coefficients = kernels = None
+        if isinstance(psf, LinearPSF):
+            coefficients = psf.coefficients(x, y)
+            check_coefficients(psf, coefficients, x, y)
+            scale, fraction = self._normalised(coefficients, x, y, normalisation)
+        else:
+            kernels = psf.kernels(x, y)
+            check_kernels(kernels, places=np.stack([x, y], axis=1))
+            scale, fraction = normalisation(kernels, x, y)
+        found = Stars(
+            scale,
+            fraction,
+            self._fwhm(coefficients, kernels),
+            np.zeros(len(x)),
+            np.zeros(len(x), dtype=np.bool_),
+            self._undersampled(coefficients, kernels),
+        )
+        return found, coefficients, kernels
 
     def _normalised(
         self,

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from skygraft.place_names import shown_place
 from skygraft.report.blocks import Block, Cell, Column, Facts, Note, Section, Table, Text, cell, signed
 from skygraft.report.facts import CampaignFacts, ImageClosure
 from skygraft.tables.calibrations import describe, mixed_calibrations
@@ -235,10 +236,10 @@ def provenance(facts: CampaignFacts, version: str) -> Section:
         ("photon noise", _noise(facts)),
         ("conventions", str(run.get("conventions", injection.conventions))),
         ("pixel version", _listed(run.get("pixel_version"))),
-        ("images", f"{config.survey.root}"),
+        ("images", shown_place(config.survey.root)),
         ("catalogue", f"{config.catalog.path}{_of_size(catalog)}"),
         ("sky map", str(configuration.get("skymap", config.skymap))),
-        ("output", str(config.output)),
+        ("output", shown_place(config.output)),
         ("this report", f"skygraft {version}"),
     ]
     if found is None:

@@ -30,6 +30,8 @@ from skygraft.formats.fits_layout import is_flat, list_hdus
 from skygraft.formats.legacy_tables import read_ccds
 from skygraft.formats.registry import killed_its_reader, load_formats
 from skygraft.paths import home_expanded
+from skygraft.place_names import STUBS_KIND, as_kind, is_copy, is_url, shown_place, url_of
+from skygraft.places import beneath, bring, find_copies, for_headers, given_path, prefetched, refresh, scratch_of
 from skygraft.printable import printable
 from skygraft.processes import Mapper, careful_map
 from skygraft.survey.butler import ButlerQuery, find_images, repository
@@ -183,7 +185,7 @@ def index_survey(
     -------
     SurveyIndex
     """
-    base = Path(base_dir)
+    base = given_path(base_dir)
     kind, value, fmt, options = _kind(spec)
     if kind == "index":
         return open_index(value, base).read()
@@ -192,13 +194,13 @@ def index_survey(
     waiting: list[dict[str, Any]] = []
     bad: list[_Failure] = []
     companions: set[str] = set()
-    for done, result in enumerate(mapper(_Looker(), jobs), start=1):
+    for done, result in enumerate(mapper(_Looker(), prefetched(jobs, lambda job: job.path)), start=1):
         if isinstance(result, _Failure):
             bad.append(result)
         else:
             footprint, job = result
             waiting.append(_row(footprint, job, base))
-            companions.update(absolute(name) for name in footprint.files[1:])
+            companions.update(_absolute(name) for name in footprint.files[1:])
             if len(waiting) == _PART:
                 parts.append(pa.Table.from_pylist(waiting, schema=_ROWS))
                 waiting = []
@@ -225,7 +227,14 @@ def open_index(value: Any, base: Path) -> IndexFile:
     """
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"index is {value!r}; the path of a Parquet file is needed", key="index")
-    return IndexFile(Path(absolute(base / home_expanded(value))))
+    return IndexFile(_place(base, value))
+
+
+def _place(base: Path, name: str | os.PathLike[str]) -> Path:
+    """A table of images, which is brought to this machine if it lies in a store."""
+    if is_copy(base) or is_url(name):
+        return bring(beneath(base, os.fspath(name)))
+    return Path(absolute(base / home_expanded(name)))
 
 
 def _kind(spec: Mapping[str, Any]) -> tuple[str, Any, str, dict[str, Any]]:
@@ -260,7 +269,11 @@ def _patterns(value: Any, key: str) -> list[str]:
 
 def _from_patterns(value: Any, base: Path, fmt: str, options: dict[str, Any]) -> Iterator[ImageJob]:
     paths: set[str] = set()
-    for pattern in _patterns(value, "images"):
+    patterns = _patterns(value, "images")
+    if is_copy(base) or any(map(is_url, patterns)):
+        paths = _in_store(patterns, base)
+        patterns = []
+    for pattern in patterns:
         whole = os.path.normpath(base / home_expanded(pattern))
         if glob.has_magic(pattern):
             # The base directory is not part of the pattern: its name may contain brackets.
@@ -276,7 +289,8 @@ def _from_patterns(value: Any, base: Path, fmt: str, options: dict[str, Any]) ->
             continue
         rest = {key: option for key, option in options.items() if key != "hdu"}
         try:
-            hdus = [hdu.index for hdu in list_hdus(path) if is_flat(hdu) and kind_of_name(hdu.name) is None]
+            headers = for_headers(Path(path)) if is_copy(path) else path
+            hdus = [hdu.index for hdu in list_hdus(headers) if is_flat(hdu) and kind_of_name(hdu.name) is None]
         except SkygraftError:
             # The file as a whole is one job, so that its failure is reported with the others.
             hdus = []
@@ -285,12 +299,33 @@ def _from_patterns(value: Any, base: Path, fmt: str, options: dict[str, Any]) ->
             yield ImageJob(path, fmt, rest)
 
 
+def _in_store(patterns: list[str], base: Path) -> set[str]:
+    """The files in stores that patterns match, as paths of this machine."""
+    found: set[Path] = set()
+    named: list[Path] = []
+    for pattern in patterns:
+        top = url_of(base)
+        url = pattern if top is None or is_url(pattern) else f"{top.rstrip('/')}/{pattern}"
+        if not is_url(url):
+            found.add(Path(absolute(base / home_expanded(url))))
+        elif glob.has_magic(url) and not (url.startswith("http") and "*" not in url):
+            found.update(find_copies(url, scratch_of(base) if is_copy(base) else None))
+        else:
+            named.append(beneath(base, url))
+    refresh(named)
+    return {os.fspath(path) for path in (*found, *named)}
+
+
 def _from_ccds(value: Any, base: Path, fmt: str, options: dict[str, Any]) -> Iterator[ImageJob]:
     fmt = "legacy_survey" if fmt == "auto" else fmt
     for name in _patterns(value, "ccds"):
-        path = Path(absolute(base / home_expanded(name)))
+        path = _place(base, name)
         table = read_ccds(path)
-        root = Path(absolute(base / str(options["root"]))) if "root" in options else path.parent
+        path = as_kind(path, STUBS_KIND)
+        root = path.parent
+        if "root" in options:
+            given = beneath(base, str(options["root"]))
+            root = given if is_copy(given) else Path(absolute(given))
         names, ccds = table.columns["image_filename"], table.columns["ccdname"]
         for i in range(len(table)):
             own = {"ccds": os.fspath(path), "ccdname": str(ccds[i])}
@@ -370,9 +405,9 @@ def _row(footprint: ImageFootprint, job: ImageJob, base: Path) -> dict[str, Any]
         "polygon": np.asarray(footprint.corners, dtype=float).tolist(),
         "pixel_scale": footprint.pixel_scale,
         "n_bytes": footprint.n_bytes,
-        "options": json.dumps(job.options, sort_keys=True),
+        "options": json.dumps(_with_urls(job.options) if is_copy(job.path) else job.options, sort_keys=True),
         "dataset": job.dataset or None,
-        _WHOLE: absolute(footprint.path),
+        _WHOLE: _absolute(footprint.path),
         _HDU: str(footprint.hdu),
     }
 
@@ -381,8 +416,8 @@ def _finished(table: pa.Table, bad: list[_Failure], parts: set[str], base: Path)
     # A pattern such as *.fits* also matches weights and masks, which are read with their image.
     is_part = pc.is_in(table.column(_WHOLE), value_set=pa.array(sorted(parts), type=pa.string()))
     companions = sorted(table.filter(is_part).column("path").to_pylist())
-    companions += sorted(_shown(failure.path, base) for failure in bad if absolute(failure.path) in parts)
-    bad = [failure for failure in bad if absolute(failure.path) not in parts]
+    companions += sorted(_shown(failure.path, base) for failure in bad if _absolute(failure.path) in parts)
+    bad = [failure for failure in bad if _absolute(failure.path) not in parts]
     table = table.filter(pc.invert(is_part)).combine_chunks()
     table = table.take(pc.sort_indices(table, sort_keys=[(n, "ascending") for n in ("image_id", _WHOLE, _HDU)]))
     ids = table.column("image_id")
@@ -405,6 +440,20 @@ def _finished(table: pa.Table, bad: list[_Failure], parts: set[str], base: Path)
     return SurveyIndex(
         kept, tuple(dict(zip(_FAILURE, row, strict=True)) for row in failures), tuple(sorted(companions))
     )
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    """An absolute path; of a file in a store, the same for all kinds of copies."""
+    return os.fspath(as_kind(path, STUBS_KIND)) if is_copy(path) else absolute(path)
+
+
+def _with_urls(value: Any) -> Any:
+    """Options with URLs instead of paths of copies."""
+    if isinstance(value, Mapping):
+        return {key: _with_urls(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_urls(inner) for inner in value]
+    return shown_place(value) if isinstance(value, str) else value
 
 
 def _shown(path: str | os.PathLike[str], base: Path) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 from skygraft.catalog.hats_files import folder_identity
 from skygraft.config.campaign import CampaignConfig, SurveyConfig
 from skygraft.conventions import conventions_record
+from skygraft.place_names import shown_place
+from skygraft.places import beneath, bring, see
 from skygraft.provenance import ProvGraph
 from skygraft.records.events import RunEnded, RunStarted, TablesStarted
 from skygraft.records.file_checksums import checked_path
@@ -185,7 +187,7 @@ def _radii(use: CalibrationUse) -> dict[str, float]:
 
 def _inputs(graph: ProvGraph, config: CampaignConfig, plan: Plan) -> list[str]:
     layout = Layout(config.output)
-    catalog, survey = config.catalog.path, config.survey
+    catalog, survey = see(config.catalog.path), config.survey
     return [
         graph.entity(
             "configuration",
@@ -200,16 +202,16 @@ def _inputs(graph: ProvGraph, config: CampaignConfig, plan: Plan) -> list[str]:
             "catalog",
             "sg:Input",
             "the catalogue of sources",
-            path=str(catalog),
+            path=shown_place(catalog),
             n_bytes=catalog.stat().st_size if catalog.is_file() else None,
-            sha256=sha256_file(catalog) if catalog.is_file() else None,
+            sha256=sha256_file(bring(catalog)) if catalog.is_file() else None,
             **({"identity": folder_identity(catalog)} if catalog.is_dir() else {}),
         ),
         graph.entity(
             "survey",
             "sg:Input",
             "the images; the stamps of each one's files are in its record",
-            path=str(survey.root),
+            path=shown_place(survey.root),
             **_listing(survey),
             n_images=len(plan),
             n_unusable=len(plan.metadata.get("unusable", [])),
@@ -236,8 +238,8 @@ def _listing(survey: SurveyConfig) -> dict[str, Any]:
     # A table of images is an input of its own, whose content can be told.
     kind = "ccds" if survey.ccds is not None else "index"
     name = str(getattr(survey, kind))
-    table = survey.root / name
-    return {kind: name, "sha256": sha256_file(table) if table.is_file() else None}
+    table = see(beneath(survey.root, name))
+    return {kind: name, "sha256": sha256_file(bring(table)) if table.is_file() else None}
 
 
 def _outputs(graph: ProvGraph, found: Consolidation, n_failed: int, n_quarantined: int) -> list[str]:

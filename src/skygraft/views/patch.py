@@ -20,6 +20,7 @@ from skygraft.config.campaign import CampaignConfig
 from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, ConfigError, SkygraftError, SkygraftWarning
 from skygraft.formats import ImageCalibration
+from skygraft.places import published
 from skygraft.planning.reading import read_image, read_image_calibration
 from skygraft.records.files import digest
 from skygraft.records.plan_file import PlannedImage
@@ -309,7 +310,7 @@ def _dataset(campaign: Campaign, members: Sequence[_Member], shape: tuple[int, i
 
 def _token(campaign: Campaign, member: _Member, shape: tuple[int, int], grid: _Grid | None) -> str:
     """Name of what a task gives: also of the file, which may be made again while a cluster remembers it."""
-    file = FileIdentity.find(campaign.layout.images / member.image.output)
+    file = FileIdentity.find(published(campaign.layout.images / member.image.output))
     where = [str(member.window), shape, "" if grid is None else [str(grid.wcs), grid.xy0, grid.interpolation]]
     return digest([str(campaign.layout.root), member.image.image_id, str(file), where])[:32]
 

@@ -9,7 +9,7 @@ from skygraft.wcs.card_text import has_wcs, names_tables
 from skygraft.wcs.distortion import TABLE_NAMES, LookupTable
 from skygraft.wcs.fits import FitsWcs, read_fits_wcs
 from skygraft.wcs.gwcs import GwcsWcs, require_asdf
-from skygraft.wcs.local import footprint, local_jacobian, pixel_scale
+from skygraft.wcs.local import footprint, local_jacobian, pixel_scale, pixel_scales
 from skygraft.wcs.soundness import check_pixel_scale, check_wcs_soundness, usable_jacobians
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "local_jacobian",
     "names_tables",
     "pixel_scale",
+    "pixel_scales",
     "read_fits_wcs",
     "require_asdf",
     "usable_jacobians",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ type FloatArray = NDArray[np.float64]
 
 # Array index of positions outside the projection: no image contains it, whatever its origin.
 _NO_INDEX = np.iinfo(np.int64).min
+_AT_ONCE = 1 << 16
 
 
 class CelestialWcs(BaseLowLevelWCS, HighLevelWCSMixin, abc.ABC):  # type: ignore[misc]  # astropy carries no types
@@ -61,9 +63,12 @@ class CelestialWcs(BaseLowLevelWCS, HighLevelWCSMixin, abc.ABC):  # type: ignore
         ra, dec : ndarray
         """
         x, y, shape = _two_arrays(pixel_arrays)
+        return _in_parts(self._to_world, x, y, shape)
+
+    def _to_world(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
         on_plane = np.isfinite(x) & np.isfinite(y)
         ra, dec = self._forward(np.where(on_plane, x, np.nan), np.where(on_plane, y, np.nan))
-        return _shaped(_positive(ra), shape), _shaped(dec, shape)
+        return _positive(ra), dec
 
     def pixel_to_world_radians(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Convert parent pixels to ICRS (ra, dec) in radians, each shape (N,), without the rounding to degrees.
@@ -95,8 +100,7 @@ class CelestialWcs(BaseLowLevelWCS, HighLevelWCSMixin, abc.ABC):  # type: ignore
         x, y : ndarray
         """
         ra, dec, shape = _two_arrays(world_arrays)
-        x, y = self._inverse(ra, dec)
-        return _shaped(x, shape), _shaped(y, shape)
+        return _in_parts(self._inverse, ra, dec, shape)
 
     def world_to_array_index_values(self, *world_arrays: ArrayLike) -> tuple[NDArray[np.int64], ...]:
         """Convert ICRS degrees to the nearest array indices (y, x); the smallest int64 where undefined.
@@ -191,6 +195,23 @@ def _two_arrays(arrays: tuple[ArrayLike, ...]) -> tuple[FloatArray, FloatArray, 
         raise ValueError(f"two coordinate arrays are needed, {len(arrays)} were given")
     first, second = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in arrays))
     return first.ravel(), second.ravel(), first.shape
+
+
+def _in_parts(
+    convert: Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]],
+    first: FloatArray,
+    second: FloatArray,
+    shape: tuple[int, ...],
+) -> tuple[FloatArray, FloatArray]:
+    """Convert coordinates some at a time, with little memory for what lies between, and restore the input's shape."""
+    if first.size <= _AT_ONCE:
+        found = convert(first, second)
+        return _shaped(found[0], shape), _shaped(found[1], shape)
+    one, other = np.empty(first.size), np.empty(first.size)
+    for start in range(0, first.size, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        one[part], other[part] = convert(first[part], second[part])
+    return _shaped(one, shape), _shaped(other, shape)
 
 
 def _shaped(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:

@@ -11,9 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from skygraft.errors import WcsError
 from skygraft.wcs.base import to_vectors
 
-__all__ = ["footprint", "local_jacobian", "pixel_scale"]
+__all__ = ["footprint", "local_jacobian", "pixel_scale", "pixel_scales"]
 
 _ARCSEC = np.degrees(1.0) * 3600.0
+_AT_ONCE = 1 << 14
+_NODES = 16
+"""Pixels between the places from which the scale is interpolated at very many positions."""
 
 
 class BoxLike(Protocol):
@@ -47,9 +50,18 @@ def local_jacobian(wcs: BaseLowLevelWCS, x: ArrayLike, y: ArrayLike, *, step: fl
     Notes
     -----
     Differences are taken between unit vectors and projected gnomonically on East and North at the position, so they are
-    correct at the poles and across right ascension 0. All positions are evaluated in one vectorised call.
+    correct at the poles and across right ascension 0. Positions are evaluated in a few vectorised calls, of as many as
+    fit into the processor's cache.
     """
     x, y = np.broadcast_arrays(np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float)))
+    jacobian = np.empty((len(x), 2, 2))
+    for start in range(0, len(x), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        jacobian[part] = _jacobian(wcs, x[part], y[part], step)
+    return jacobian
+
+
+def _jacobian(wcs: BaseLowLevelWCS, x: NDArray[np.float64], y: NDArray[np.float64], step: float) -> NDArray[np.float64]:
     dx, dy = np.array([0.0, step, -step, 0.0, 0.0]), np.array([0.0, 0.0, 0.0, step, -step])
     ra, dec = wcs.pixel_to_world_values((x[:, None] + dx).ravel(), (y[:, None] + dy).ravel())
     vectors = to_vectors(ra, dec).reshape(-1, 5, 3)
@@ -84,6 +96,44 @@ def pixel_scale(wcs: BaseLowLevelWCS, x: ArrayLike, y: ArrayLike) -> NDArray[np.
     determinant = jacobian[:, 0, 0] * jacobian[:, 1, 1] - jacobian[:, 0, 1] * jacobian[:, 1, 0]
     scale: NDArray[np.float64] = np.sqrt(np.abs(determinant))
     return scale
+
+
+def pixel_scales(wcs: BaseLowLevelWCS, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the pixel scale at many positions: where they are dense, interpolated between places on a grid.
+
+    Parameters
+    ----------
+    wcs : BaseLowLevelWCS
+        Pixels (x, y) to (ra, dec) in degrees.
+    x, y : ndarray, shape (N,)
+        Positions in parent pixels, finite.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+        Arcseconds per pixel, as `pixel_scale` gives them; of a million stars on an image of 4000 by 4000 pixels to
+        some 1e-8 of the scale, which changes slowly.
+    """
+    if not len(x):
+        return np.empty(0)
+    first_x, first_y, last_x, last_y = (int(np.floor(v / _NODES)) for v in (x.min(), y.min(), x.max(), y.max()))
+    columns, rows = last_x - first_x + 2, last_y - first_y + 2
+    if 4 * rows * columns > len(x):
+        return pixel_scale(wcs, x, y)
+    nodes = np.meshgrid(_NODES * (first_x + np.arange(columns)), _NODES * (first_y + np.arange(rows)))
+    scale = pixel_scale(wcs, *(v.ravel() for v in nodes)).reshape(rows, columns)
+    out = np.empty(len(x))
+    for start in range(0, len(x), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        u, v = x[part] / _NODES - first_x, y[part] / _NODES - first_y
+        i, j = u.astype(np.int64), v.astype(np.int64)
+        u, v = u - i, v - j
+        low = (1 - u) * scale[j, i] + u * scale[j, i + 1]
+        out[part] = (1 - v) * low + v * ((1 - u) * scale[j + 1, i] + u * scale[j + 1, i + 1])
+    lost = np.flatnonzero(~np.isfinite(out))  # beside places where the WCS is not defined
+    if lost.size:
+        out[lost] = pixel_scale(wcs, x[lost], y[lost])
+    return out
 
 
 def footprint(wcs: BaseLowLevelWCS, box: BoxLike, n: int = 8) -> NDArray[np.float64]:

@@ -432,8 +432,10 @@ def build_table(columns: Canonical, source: Source, dialect: Dialect) -> QTable:
             used = kinds.among(spec.types)
             array = np.where(used & np.isnan(array), spec.default, array)
         unit = spec.unit if spec else "mag"
-        table[name] = array if unit is None or array.dtype.kind != "f" else u.Quantity(array, unit, copy=False)
-    table["flags"] = columns.get("flags", np.zeros(len(source), dtype=np.int64))
+        content = array if unit is None or array.dtype.kind != "f" else u.Quantity(array, unit, copy=False)
+        table.add_column(content, name=name, copy=False)  # it was converted, and belongs to nobody else
+    flags = columns.get("flags", np.zeros(len(source), dtype=np.int64))
+    table.add_column(flags, name="flags", copy=False)
     if dialect.keeps_extra_columns:
         for name in source.table.colnames:
             column = source.table[name]

@@ -1,0 +1,85 @@
+"""Files that lie in a store: found by URL, copied to a scratch folder for reading, and published."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skygraft.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from skygraft.places.copies import (
+        beneath,
+        bring,
+        bring_all,
+        find_copies,
+        for_headers,
+        given_path,
+        is_file,
+        is_folder,
+        is_place,
+        local_path,
+        names_in,
+        prefetched,
+        published,
+        refresh,
+        see,
+    )
+    from skygraft.places.outputs import Outputs, OutputsAt, outputs_of
+    from skygraft.places.scratch import Scratch, holding, scratch_of, use_scratch
+    from skygraft.places.stores import Storage, Store
+    from skygraft.places.urls import checked_url
+
+_FROM = {
+    "skygraft.places.copies": (
+        "beneath",
+        "bring",
+        "bring_all",
+        "find_copies",
+        "given_path",
+        "for_headers",
+        "is_file",
+        "is_folder",
+        "is_place",
+        "local_path",
+        "names_in",
+        "prefetched",
+        "published",
+        "refresh",
+        "see",
+    ),
+    "skygraft.places.outputs": ("Outputs", "OutputsAt", "outputs_of"),
+    "skygraft.places.scratch": ("Scratch", "holding", "scratch_of", "use_scratch"),
+    "skygraft.places.stores": ("Storage", "Store"),
+    "skygraft.places.urls": ("checked_url",),
+}
+
+__all__ = [
+    "Outputs",
+    "OutputsAt",
+    "Scratch",
+    "Storage",
+    "Store",
+    "beneath",
+    "bring",
+    "bring_all",
+    "checked_url",
+    "find_copies",
+    "for_headers",
+    "given_path",
+    "holding",
+    "is_file",
+    "is_folder",
+    "is_place",
+    "local_path",
+    "names_in",
+    "outputs_of",
+    "prefetched",
+    "published",
+    "refresh",
+    "scratch_of",
+    "see",
+    "use_scratch",
+]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__, _FROM)

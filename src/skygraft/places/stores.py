@@ -1,0 +1,485 @@
+"""Access to stores by fsspec: listing, reading, writing, with retries and with errors that name URL and reason.
+
+Credentials are those that the backend finds in the environment (variables, profiles, roles of the machine). They are
+neither taken nor given by anything here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from skygraft.disk import FileIdentity
+from skygraft.errors import ConfigError, PlaceError, PlaceNotFoundError, SkygraftError
+from skygraft.place_names import redacted
+from skygraft.places.urls import extra_of, scheme_of, split_url
+
+__all__ = ["READ_ONLY", "Storage", "Store"]
+
+READ_ONLY = ("http", "https")
+"""Kinds of stores that are only read, and not listed."""
+_TRIES, _FIRST_WAIT, _LONGEST_WAIT = 5, 0.2, 10.0
+_PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError, ImportError)
+_OF_NETWORKS = ("aiohttp", "botocore", "aiobotocore", "urllib3", "gcsfs", "google", "requests")
+_WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "ProfileNotFound",
+                        "DefaultCredentialsError", "RefreshError")  # fmt: skip
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Options of a store that are no secrets.
+
+    Parameters
+    ----------
+    endpoint_url : str
+        Address of a server that is not the usual one.
+    region : str
+        Region of the bucket.
+    anon : bool
+        Whether to read without credentials.
+    requester_pays : bool
+        Whether this account pays for what it reads.
+    """
+
+    endpoint_url: str = ""
+    region: str = ""
+    anon: bool = False
+    requester_pays: bool = False
+
+    def options(self, scheme: str) -> dict[str, Any]:
+        """Return the options of the fsspec filesystem of a scheme."""
+        options: dict[str, Any] = {}
+        if scheme == "s3":
+            options = {"use_listings_cache": False}
+            if self.endpoint_url:
+                options["endpoint_url"] = self.endpoint_url
+            if self.region:
+                options["client_kwargs"] = {"region_name": self.region}
+            options |= {name: True for name in ("anon", "requester_pays") if getattr(self, name)}
+        elif scheme == "gs":
+            options = {"use_listings_cache": False}
+            if self.endpoint_url:
+                options["endpoint_url"] = self.endpoint_url
+            if self.anon:
+                options["token"] = "anon"
+            if self.requester_pays:
+                options["requester_pays"] = True
+        return options
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store, opened with some options; nothing is connected before it is used.
+
+    Parameters
+    ----------
+    storage : Storage
+        The options.
+    """
+
+    storage: Storage = field(default_factory=Storage)
+
+    def filesystem(self, url: str) -> Any:
+        """Return the fsspec filesystem of a URL.
+
+        Raises
+        ------
+        ConfigError
+            If its backend is not installed.
+        """
+        import fsspec
+
+        scheme = scheme_of(url)
+        try:
+            # fsspec keeps filesystems by options, process and thread, and makes new ones after a fork.
+            return fsspec.filesystem(scheme, **self.storage.options(scheme))
+        except ImportError:
+            extra = extra_of(scheme)
+            how = f"pip install {extra!r}" if extra.startswith("skygraft") else f"Install {extra}"
+            raise ConfigError(f"what reads {scheme}:// is not installed", path=redacted(url), fix=how) from None
+
+    def _call(self, what: str, url: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call a function of a filesystem, again after errors that may pass; errors name URL and reason."""
+        wait, failure = _FIRST_WAIT, None
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return function(*args, **options)
+            except SkygraftError:
+                raise
+            except Exception as problem:
+                error = _reason(problem)
+                if not tries_left or not _may_pass(error):
+                    failure = _named(error, what, url, self.storage)
+            if failure is not None:
+                # Here, where it has no context: that of the backend may hold requests with their credentials.
+                raise failure
+            time.sleep(wait * random.uniform(0.7, 1.3))
+            wait = min(2.5 * wait, _LONGEST_WAIT)
+        raise AssertionError
+
+    # -- reading
+
+    def identity(self, url: str) -> FileIdentity:
+        """Return size and time of last change of a file, as `identity_of` gives them.
+
+        Raises
+        ------
+        PlaceNotFoundError
+            If there is no such file.
+        PlaceError
+            If the store cannot be asked.
+        """
+        fs = self.filesystem(url)
+
+        def ask() -> Any:
+            with contextlib.suppress(AttributeError):
+                fs.invalidate_cache(fs._parent(url))
+            return fs.info(url)
+
+        info = self._call("looked at", url, ask)
+        if info.get("type") == "directory":
+            raise PlaceNotFoundError("this is a folder, and a file is needed", path=url, fix="Name a file in it")
+        return identity_of(info, url)
+
+    def find(self, url: str) -> FileIdentity | None:
+        """Return the identity of a file; None if there is none."""
+        try:
+            return self.identity(url)
+        except PlaceNotFoundError:
+            return None
+
+    def listing(self, folder: str, *, deep: bool = False) -> dict[str, FileIdentity]:
+        """Return the files of a folder by URL.
+
+        Parameters
+        ----------
+        folder : str
+            URL of the folder.
+        deep : bool
+            Whether to list the folders in it too.
+
+        Raises
+        ------
+        PlaceNotFoundError
+            If there is no such bucket. (A folder without files does not exist in a store: it gives nothing.)
+        PlaceError
+            If it cannot be listed, as with HTTP.
+        """
+        scheme = scheme_of(folder)
+        if scheme in READ_ONLY:
+            raise PlaceError(
+                f"{scheme}:// cannot be listed", path=folder, fix="List the URLs of the files, or an index of them"
+            )
+        fs = self.filesystem(folder)
+
+        def ask() -> dict[str, Any]:
+            fs.invalidate_cache()
+            try:
+                if deep:
+                    found: dict[str, Any] = fs.find(folder, detail=True)
+                    return found
+                return {entry["name"]: entry for entry in fs.ls(folder, detail=True)}
+            except FileNotFoundError as error:
+                if "bucket" in str(error).lower():
+                    raise
+                return {}
+
+        found = self._call("listed", folder, ask)
+        if not found and scheme in ("s3", "gs"):
+            # An empty answer may be that of a bucket that is not there.
+            self._call("listed", folder, fs.ls, f"{scheme}://{split_url(folder)[1]}", detail=True)
+        files = {}
+        for name, info in found.items():
+            if info.get("type") == "file" and not name.endswith("/"):
+                url = _full(scheme, name)
+                files[url] = identity_of(info, url)
+        return files
+
+    def read(self, url: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Return the bytes of a file, or some of them. A server without ranges gives all of it, from byte 0."""
+        fs = self.filesystem(url)
+
+        def get() -> bytes:
+            content: bytes = fs.cat_file(url, start=start, end=end)
+            return content
+
+        return bytes(self._call("read", url, get))
+
+    def download(self, url: str, target: Path, identity: FileIdentity) -> None:
+        """Copy a whole file to this machine and compare the copy with what the store says of it.
+
+        Parameters
+        ----------
+        url : str
+            The file.
+        target : Path
+            Where to; on errors it may be there in part.
+        identity : FileIdentity
+            Size and time that it should have.
+
+        Raises
+        ------
+        PlaceNotFoundError, PlaceError
+            If it cannot be read, was cut off, or has changed meanwhile.
+        """
+        fs = self.filesystem(url)
+        before: list[str] = []
+
+        def get() -> None:
+            fs.get_file(url, str(target))
+            n_bytes = target.stat().st_size
+            if identity.n_bytes not in (n_bytes, -1):
+                raise _CutOffError(f"{n_bytes:,} of {identity.n_bytes:,} bytes arrived")
+            if fraction_of(md5_file(target)) == identity.mtime_ns % 10**9:
+                return  # What the store said of it before: its tag is the MD5.
+            info = fs.info(url)
+            now = identity_of(info, url)
+            if now.size_and_time != identity.size_and_time:
+                raise PlaceError("it was changed while it was read", path=url, fix="Plan again, and run again")
+            if (wanted := _md5_of(info)) and (found := md5_file(target)) != wanted:
+                if before == [found]:
+                    return  # The same twice: the store's tag is no MD5, as where it encrypts with keys of its own.
+                before[:] = [found]
+                raise _CutOffError("its MD5 is not the one that the store gives")
+
+        try:
+            self._call("read", url, get)
+        except OSError as error:
+            if isinstance(error, SkygraftError):
+                raise
+            raise PlaceError(
+                f"the copy cannot be written ({error.strerror or error})",
+                path=target.parent,
+                fix="Check free space and permissions of the scratch folder",
+            ) from error
+
+    # -- writing
+
+    def upload(self, source: Path, url: str) -> FileIdentity:
+        """Write a file to a store, under its name only when all of it is there; returns its identity.
+
+        Raises
+        ------
+        PlaceError
+            If it cannot be written, or the store does not show it as it is.
+        """
+        return self._put(url, lambda fs: fs.put_file(str(source), url), source.stat().st_size, lambda: md5_file(source))
+
+    def write(self, url: str, content: bytes, *, create: bool = False) -> FileIdentity:
+        """Write a small file; with `create`, only if there is none.
+
+        Raises
+        ------
+        FileExistsError
+            With `create`, if there is one.
+        PlaceError
+            If it cannot be written.
+        """
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        return self._put(url, lambda fs: self._pipe(fs, url, content, create), len(content), lambda: md5)
+
+    def _pipe(self, fs: Any, url: str, content: bytes, create: bool) -> None:
+        if not create:
+            fs.pipe_file(url, content)
+            return
+        try:
+            fs.pipe_file(url, content, mode="create")
+        except (TypeError, NotImplementedError):  # a backend that cannot
+            if fs.exists(url):
+                raise FileExistsError(url) from None
+            fs.pipe_file(url, content)
+
+    def _put(self, url: str, put: Callable[[Any], None], n_bytes: int, md5: Callable[[], str]) -> FileIdentity:
+        if scheme_of(url) in READ_ONLY:
+            raise PlaceError(f"{scheme_of(url)}:// is only read", path=url, fix="Name a bucket or a folder")
+        fs = self.filesystem(url)
+        shown: list[str] = []
+        written: list[bool] = []
+        exists: list[FileExistsError] = []
+
+        def write() -> FileIdentity | None:
+            try:
+                if not written:
+                    put(fs)
+                    written.append(True)
+            except FileExistsError as error:
+                exists.append(error)
+                return None
+            with contextlib.suppress(AttributeError):
+                fs.invalidate_cache(fs._parent(url))
+            try:
+                info = fs.info(url)
+            except FileNotFoundError:
+                raise _CutOffError("the store does not show what was written") from None
+            identity = identity_of(info, url)
+            if identity.n_bytes != n_bytes:
+                written.clear()
+                raise _CutOffError(f"the store shows {identity.n_bytes:,} bytes, {n_bytes:,} were written")
+            tag = _md5_of(info)
+            if tag and tag != md5() and shown != [tag]:
+                shown[:] = [tag]
+                written.clear()
+                raise _CutOffError("the store shows another MD5 than was written")
+            return identity
+
+        if scheme_of(url) == "file":
+            Path(fs._strip_protocol(url)).parent.mkdir(parents=True, exist_ok=True)
+        found = self._call("written", url, write)
+        if exists or found is None:
+            raise FileExistsError(url)
+        identity: FileIdentity = found
+        return identity
+
+    def remove(self, url: str) -> None:
+        """Remove a file, if there is one."""
+        fs = self.filesystem(url)
+        try:
+            self._call("removed", url, fs.rm_file, url)
+        except PlaceNotFoundError:
+            return
+
+
+class _CutOffError(ConnectionError):
+    """What arrived is not what was sent."""
+
+
+def identity_of(info: Mapping[str, Any], url: str) -> FileIdentity:
+    """Return what tells one version of a file in a store from another, the same on all machines.
+
+    Parameters
+    ----------
+    info : mapping
+        What fsspec says of the file.
+    url : str
+        The file, for errors.
+
+    Returns
+    -------
+    FileIdentity
+        Size, and time of last change. Where the store gives a tag of the content (ETag, MD5, CRC), the fraction of the
+        second is made from the tag: another content has another time. A size that is not known is -1.
+    """
+    tag = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "Content-MD5", "Digest", "crc32c", "generation")
+                if info.get(key)), "")  # fmt: skip
+    tag = tag.removeprefix("W/").strip('"')
+    time_ns = _time_ns(info)
+    if tag:
+        time_ns = time_ns // 10**9 * 10**9 + fraction_of(tag)
+    size = info.get("size")
+    return FileIdentity(-1 if size is None else int(size), time_ns)
+
+
+def fraction_of(tag: str) -> int:
+    """Nanoseconds, below a second, that stand for a tag of a file's content."""
+    # Whole units of 100 ns, which every file system keeps that keeps fractions at all.
+    return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:8]) % 10**7 * 100
+
+
+def _time_ns(info: Mapping[str, Any]) -> int:
+    for key in ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "modified", "created"):
+        value = info.get(key)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = datetime.fromisoformat(value)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError, TypeError):
+                value = parsedate_to_datetime(value)
+        if isinstance(value, datetime):
+            value = value if value.tzinfo else value.replace(tzinfo=UTC)
+            return int(value.timestamp()) * 10**9 + value.microsecond * 1000
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return int(value * 1e7) * 100
+    return 0
+
+
+def _md5_of(info: Mapping[str, Any]) -> str:
+    """The MD5 of a file's content, where the store's tag is one."""
+    tag = str(info.get("ETag") or "").strip('"')
+    return tag if re.fullmatch(r"[0-9a-f]{32}", tag) else ""
+
+
+def md5_file(path: Path) -> str:
+    """MD5 of a file, as stores give it."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _full(scheme: str, name: str) -> str:
+    if "://" in name:
+        return name
+    return f"file:///{name.lstrip('/')}" if scheme == "file" else f"{scheme}://{name.lstrip('/')}"
+
+
+def _reason(error: Exception) -> Exception:
+    """The error itself, or what it hides: of HTTP, fsspec calls everything a missing file."""
+    cause = error.__cause__
+    hides = isinstance(error, FileNotFoundError) and isinstance(cause, Exception)
+    return cause if hides and type(cause).__module__.split(".")[0] == "aiohttp" else error  # type: ignore[return-value]
+
+
+def _of_network(error: Exception) -> bool:
+    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.split(".")[0] in _OF_NETWORKS
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, _PERMANENT) or type(error).__name__ in _WITHOUT_CREDENTIALS:
+        return False
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return status >= 500 or status in (408, 425, 429)
+    if _of_network(error):
+        return True
+    # s3fs makes an OSError of what it does not know; those of this machine (full disk, permissions) have other numbers.
+    return isinstance(error, OSError) and error.errno in (None, 5, 16) and not isinstance(error, ImportError)
+
+
+def _named(error: Exception, what: str, url: str, storage: Storage) -> Exception:
+    """The error of ours for one of a backend."""
+    text = redacted(str(error).strip().rstrip(".")) or type(error).__name__
+    status = getattr(error, "status", None)
+    place = redacted(url)
+    low = text.lower()
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        if "bucket" in low and "exist" in low:
+            host = split_url(url)[1]
+            at = f" at {redacted(storage.endpoint_url)}" if storage.endpoint_url else ""
+            return PlaceNotFoundError(
+                f"there is no bucket {host!r}{at}", path=place, fix="Check its name, storage.endpoint_url and region"
+            )
+        return PlaceNotFoundError("there is no such file", path=place, fix="Check the name (large and small letters)")
+    if type(error).__name__ in _WITHOUT_CREDENTIALS:
+        return PlaceError(
+            "no credentials were found in the environment",
+            path=place,
+            fix="Set them (such as AWS_ACCESS_KEY_ID or AWS_PROFILE), or storage: {anon: true} for public data",
+        )
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return PlaceError(
+            f"it must not be {what} with these credentials: permission denied" + (" (anonymous)" * storage.anon),
+            path=place,
+            fix="Check the credentials of the environment and the rights that they have, and storage.anon",
+        )
+    if isinstance(error, OSError) and error.errno not in (None, 5, 16) and not _of_network(error):
+        return error  # of this machine
+    tries = f" after {_TRIES} attempts" if _may_pass(error) else ""
+    return PlaceError(
+        f"it cannot be {what}{tries} ({type(error).__name__.lstrip('_')}: {text[:300]})",
+        path=place,
+        fix="Check the connection and the store, and run again",
+    )
+
+
+def environment_storage() -> Storage:
+    """Return the options that commands without a configuration use: SKYGRAFT_ANON, and those of the backends."""
+    return Storage(anon=os.environ.get("SKYGRAFT_ANON", "").lower() in ("1", "true", "yes"))
