@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from kits.forked_workers import fork_workers
+from kits.forked_workers import fork_workers, forking
 
 # Machines that run tests are shared: how long an example takes says nothing.
 settings.register_profile("skygraft", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -68,6 +68,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Start the workers of Dask clusters the quick way."""
     if item.get_closest_marker("dask"):
         fork_workers()
+
+
+@pytest.fixture
+def forked_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes of one command start the quick way."""
+    monkeypatch.setattr("skygraft.processes.multiprocessing", forking())
 
 
 @pytest.fixture(scope="session")
