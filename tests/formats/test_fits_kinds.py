@@ -188,3 +188,11 @@ def test_other_products_of_the_pipeline_are_ordinary_images(tmp_path: Path) -> N
         path = write(tmp_path / f"{number}.fits", hdu("CCD1", MAGZERO=25.0, **(PIPELINE | cards)))
         calib = read_exposure(path).photo_calib
         assert calib is not None and float(calib.zeropoint()) == pytest.approx(25.0)
+
+
+def test_a_cube_is_said_to_be_one(tmp_path):
+    path = tmp_path / "cube.fits"
+    fits.PrimaryHDU(np.ones((3, SIZE, SIZE), "f4"), plain_header(150.0, 2.0, SIZE)).writeto(path)
+    with pytest.raises(UnknownFormatError, match="this is a cube of 3 x 40 x 40 pixels") as caught:
+        read_exposure(path)
+    assert "each plane" in str(caught.value.fix) and caught.value.hdu == 0

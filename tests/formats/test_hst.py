@@ -301,4 +301,5 @@ def test_mosaics_of_grizli(tmp_path) -> None:
     exposure = read_exposure(path)
     assert exposure.format == "hst" and exposure.data_id.band == "F444W" and exposure.variance is not None
     assert float(exposure.photo_calib.zeropoint()) == pytest.approx(28.9, abs=1e-3)
+    assert "JWST photometry" in exposure.photo_calib.candidates[-1].origin and "JWST" in str(exposure.extra["no_psf"])
     assert Path(read_footprint(path).files[1]).name == "x-f444w-clear_drc_wht.fits"

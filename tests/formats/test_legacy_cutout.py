@@ -38,6 +38,24 @@ def test_what_it_is(tmp_path):
     assert old.photo_calib.aperture.radius_arcsec == 3.5
 
 
+@pytest.mark.parametrize("bands", ["r", "grz"])
+def test_cut_outs_without_the_kind_of_their_image(tmp_path, bands):
+    """Those from before the viewer gave weights have no IMAGETYP."""
+    path = write_cutout(tmp_path / "cutout.fits", bands)
+    old = tmp_path / "old.fits"
+    with fits.open(path) as hdus:
+        header = hdus[0].header.copy()
+        del header["IMAGETYP"]
+        fits.PrimaryHDU(hdus[0].data, header).writeto(old)
+    if bands == "grz":
+        with pytest.raises(FormatError, match=r"a cube of several bands \(grz\)"):
+            read_exposure(old)
+        return
+    exposure = read_exposure(old)
+    assert exposure.format == "legacy_cutout" and exposure.photo_calib.zeropoint() == pytest.approx(22.5)
+    assert exposure.photo_calib.reference is PSF_MODEL and exposure.data_id.band == "r"
+
+
 def test_what_is_injected_comes_back(tmp_path):
     path = write_cutout(tmp_path / "cutout.fits")
     with fits.open(path) as hdus:

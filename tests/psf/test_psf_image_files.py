@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from astropy.io import fits
 from photutils.psf import GriddedPSFModel, ImagePSF, make_epsf_from_psf
 
-from skygraft.errors import CorruptFileError, PsfError, SkygraftError
+from skygraft.errors import ConfigError, CorruptFileError, PsfError, SkygraftError
+from skygraft.formats.given import check_psf_settings
 from skygraft.psf import GriddedPSF, OversampledPSF, check_psf, read_psf_image, read_psfield
 
 NIRCAM = 0.0311
@@ -200,6 +203,34 @@ def test_what_is_no_psf_of_this_image_is_refused(tmp_path, image, cards, given, 
         read_psf_image(path, 0.3, **given)
     assert caught.value.path == str(path)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"pixel_integrated": "no"},  # a text, which would count as true
+        {"subtract_background": "false"},
+        {"insist": 1},
+        {"oversampling": "four"},
+        {"oversampling": 0},
+        {"oversampling": [4, 4, 4]},
+        {"sampling": "0.05 arcsec"},
+        {"sampling": float("nan")},
+        {"center": [12, 12, 12]},
+        {"center": ["left", "top"]},
+        {"grid_xypos": [1, 2]},
+        {"grid_xypos": "corners"},
+    ],
+)
+def test_settings_of_the_wrong_type_are_refused(tmp_path, given):
+    """In a campaign too, before any file is read."""
+    path = write(tmp_path / "psf.fits", (spot(25, 1, 1.7), {"PIXSCALE": 0.3}))
+    with pytest.raises(ConfigError, match=f"^key psf.{next(iter(given))}.*Give ") as caught:
+        read_psf_image(path, 0.3, **given)
+    assert pickle.loads(pickle.dumps(caught.value)).key == caught.value.key
+    for settings in ({"path": "missing.fits"}, {"kind": "stpsf", "path": "missing.fits"}):
+        with pytest.raises(ConfigError, match=f"psf.{next(iter(given))}"):
+            check_psf_settings(settings | given)
 
 
 def test_what_can_be_put_right_when_asked(tmp_path):

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.errors import CalibrationError, ConfigError, FormatError, UncalibratedImageError
+from skygraft.errors import CalibrationError, ConfigError, FormatError, PsfError, UncalibratedImageError
 from skygraft.exposure import DataId, VisitInfo
 from skygraft.fitsfile.open import is_fits
 from skygraft.formats.base import CAUTION, ImageCalibration, StrPath
@@ -42,6 +42,8 @@ from skygraft.formats.fits_layout import (
 from skygraft.formats.fits_planes import read_pixels
 from skygraft.formats.fits_units import ImageUnit, image_unit
 from skygraft.formats.fits_zeropoint import ZEROPOINT_KEYS
+from skygraft.formats.jwst import JWST_REFERENCE
+from skygraft.formats.roman import no_space_psf
 from skygraft.formats.space import SpaceFitsFormat, companion_hdu, first_number, middle_of, required
 from skygraft.formats.space_flags import HST_BITS, stem_of
 from skygraft.photometry import PhotoCalib, PixelAreaField, ReferenceCandidate, parse_unit, summed_unit
@@ -286,6 +288,13 @@ class HstFormat(SpaceFitsFormat):
             return unit.name, None, error
         return unit.name, calib, None
 
+    def _candidates(self, opened: OpenedImage) -> tuple[ReferenceCandidate, ...]:
+        found = super()._candidates(opened)
+        return (*found[:-1], JWST_REFERENCE) if _of_jwst(opened) else found
+
+    def _no_psf(self, opened: OpenedImage) -> PsfError:
+        return no_space_psf(opened.path, "JWST" if _of_jwst(opened) else self.mission)
+
     def _areas(self, opened: OpenedImage) -> PixelAreaField | None:
         """Area of each pixel in units of the nominal one, by which fluxes of an exposure with distortion are scaled."""
         nominal = first_number(opened.headers, "IDCSCALE")
@@ -313,6 +322,12 @@ class HstFormat(SpaceFitsFormat):
         # Where nothing was exposed no photons are counted; a gain must be positive there too.
         times[~(np.isfinite(times) & (times > 0))] = seconds
         return times * np.float32(found.gain / seconds)
+
+
+def _of_jwst(opened: OpenedImage) -> bool:
+    """Whether a mosaic that grizli wrote with HST's keywords is of JWST."""
+    card = opened.headers.find("TELESCOP")
+    return card is not None and str(card.value).strip().upper() == "JWST"
 
 
 def _is_drizzled(path: Path, hdus: Sequence[HduInfo], image: HduInfo) -> bool:

@@ -1,8 +1,8 @@
 """Cut-outs of Legacy Surveys coadds, as the sky viewer makes them (``fits-cutout`` with one band, ``subimage``).
 
 The viewer (repository legacysurvey/imagine) writes SURVEY, VERSION, BANDS (or BAND) and IMAGETYP (IMAGE, INVVAR,
-MASKBITS: one HDU each). Pixels are nanomaggies at the coadds' own scale, 0.262 arcsec; at another scale they are
-averages. A cube of several bands is refused.
+MASKBITS: one HDU each); cut-outs from before it had weights and masks have no IMAGETYP. Pixels are nanomaggies at the
+coadds' own scale, 0.262 arcsec; at another scale they are averages. A cube of several bands is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LegacyCutoutFormat(FitsFormat):
     """
 
     name: ClassVar[str] = "legacy_cutout"
-    looked_for: ClassVar[str] = "SURVEY = 'LegacySurvey' (or DECaLS, MzLS), IMAGETYP and BANDS (or BAND) in the header"
+    looked_for: ClassVar[str] = "SURVEY = 'LegacySurvey' (or DECaLS, MzLS) and BANDS (or BAND) in the header"
 
     def matches(self, path: StrPath) -> bool:
         """Return whether the file is FITS and has the cards of the viewer; cubes, which are refused, have them, too."""
@@ -115,10 +115,10 @@ def _text(hdu: HduInfo, *keys: str) -> str:
 
 
 def _kind(hdu: HduInfo) -> str:
-    """IMAGETYP of an HDU of the viewer, in lower case; "" for another HDU."""
+    """IMAGETYP of an HDU of the viewer, in lower case, "image" without it; "" for another HDU."""
     if _text(hdu, "SURVEY").lower() not in _SURVEYS or not _text(hdu, "BANDS", "BAND"):
         return ""
-    return _text(hdu, "IMAGETYP").lower()
+    return _text(hdu, "IMAGETYP", "IMTYPE").lower() or _IMAGE
 
 
 def _band(hdu: HduInfo) -> str:
@@ -138,10 +138,13 @@ def _choose(path: StrPath, hdus: Sequence[HduInfo]) -> int:
         )
     if len(images) != 1:
         listed = "; ".join(" ".join((str(h.index), _text(h, "BRICK"), _band(h))) for h in images)
+        others = ", ".join(kind for kind in map(_kind, hdus) if kind)
         raise FormatError(
-            f"the file has {len(images)} images of the Legacy Surveys: {listed}" if images else "the file has no image",
+            f"the file has {len(images)} images of the Legacy Surveys: {listed}"
+            if images
+            else f"the file has no image, only {others or 'other HDUs'}",
             path=path,
-            fix="Choose one with hdu=" if images else "Fetch it with the image",
+            fix="Choose one with hdu=" if images else "Give the image that it belongs to",
         )
     return images[0].index
 

@@ -235,6 +235,7 @@ def check_psf_keys(given: Mapping[str, Any]) -> str | None:
                     f"{key!r} is not a part of a psf; those of files are: {', '.join(sorted(allowed))}",
                     key=f"psf.{key}",
                 )
+        _check_values(given)
         return None
     name = psf_kind(given.get("kind"))
     if name not in KINDS:
@@ -249,7 +250,14 @@ def check_psf_keys(given: Mapping[str, Any]) -> str | None:
             raise ConfigError(f"a {name} psf needs {key!r}", key=f"psf.{key}")
     if name == "function":
         find_function(given["function"], load=False)
+    elif name == "image":
+        _check_values(given)
     return name
+
+
+def _check_values(given: Mapping[str, Any]) -> None:
+    """Refuse settings of PSF images that are of the wrong type, before any file is read."""
+    PsfImageOptions(**{one.name: given[one.name] for one in fields(PsfImageOptions) if one.name in given})
 
 
 def call_kind(name: str, given: Mapping[str, Any], target: PsfTarget) -> PSF:

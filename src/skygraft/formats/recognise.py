@@ -90,6 +90,16 @@ def _unknown(path: Path) -> SkygraftError:
             if hdus
             else "Check that this is the image, or name its format with format=",
         )
+    cubes = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) > 2 and has_wcs(hdu.header)]
+    if cubes and not flat:
+        sizes = " x ".join(map(str, cubes[0].shape or ()))
+        return UnknownFormatError(
+            f"this is a cube of {sizes} pixels (planes, rows, columns), and no image{holds}",
+            path=path,
+            hdu=cubes[0].index,
+            fix="Write each plane that is a calibrated image of one band to a file of its own, with the WCS of its two "
+            "axes",
+        )
     formats = (*specific_formats(), *ordinary_formats())
     looked = "; ".join(f"{fmt.name} is recognised by {fmt.looked_for}" for fmt in formats)
     return UnknownFormatError(

@@ -24,7 +24,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
-from skygraft.errors import PsfError
+from skygraft.errors import ConfigError, PsfError
 from skygraft.fitsfile.open import open_fits
 from skygraft.psf.image_checks import look_at
 from skygraft.psf.image_headers import PIXEL_SCALE_KEYS, SampleScale, card, positions_of, sample_scale
@@ -88,6 +88,30 @@ class PsfImageOptions:
     grid_xypos: ArrayLike | None = None
     detector: str | None = None
     insist: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings of the wrong type: a text such as 'no' would count as true."""
+        for name in ("pixel_integrated", "subtract_background", "insist"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, bool | np.bool_):
+                raise ConfigError(f"{name} is {value!r}", key=f"psf.{name}", fix="Give true or false")
+        for name, shapes, what in (
+            ("oversampling", ((), (2,)), "the samples per pixel, one number or two (along y and x), above zero"),
+            ("sampling", ((),), "the arcsec between samples, a number above zero without a unit"),
+            ("center", ((2,),), "middle, centroid, or column and row"),
+            ("grid_xypos", None, "positions [[x, y], ...], one for each image"),
+        ):
+            value = getattr(self, name)
+            if value is None or (name == "center" and isinstance(value, str)):
+                continue
+            try:
+                numbers = np.asarray(value, dtype=float)
+            except (TypeError, ValueError):
+                numbers = np.full((1, 1, 1), np.nan)
+            right = numbers.shape in shapes if shapes is not None else numbers.ndim == 2 and numbers.shape[1] == 2
+            above = name not in ("oversampling", "sampling") or bool((numbers > 0).all())
+            if not right or not np.isfinite(numbers).all() or not above:
+                raise ConfigError(f"{name} is {value!r}", key=f"psf.{name}", fix=f"Give {what}")
 
 
 @dataclass(frozen=True)
