@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from kits.forked_workers import fork_workers
+from kits.forked_workers import fork_workers, forking
 
 # Machines that run tests are shared: how long an example takes says nothing.
 settings.register_profile("skygraft", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -26,17 +27,34 @@ for _number, _handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signa
 _SECONDS = {"cluster": 30.0, "slow": 8.0, "dask": 2.0}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the reference data, so that ``-m "not data"`` leaves it out, and what one process must run.
+def _group(nodeid: str) -> str:
+    """Name of the tests that one process runs: those of a file; of long ones that share nothing, each alone."""
+    path = nodeid.partition("::")[0]
+    return nodeid if path.endswith("/test_notebooks.py") else path
 
-    Tests of a file share fixtures, and those of batch systems share one that this machine can hold once. The longest
-    groups come first.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all tests of a file to one process, since they share fixtures.
+
+    Groups of xdist's own (``--dist loadgroup`` with the mark ``xdist_group``) group nothing under pytest 9.2.
     """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the reference data, so that ``-m "not data"`` leaves it out; the longest groups come first."""
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        group = "cluster" if item.get_closest_marker("cluster") else item.path.stem
-        groups.setdefault(group, []).append(item)
-        item.add_marker(pytest.mark.xdist_group(group))
+        groups.setdefault(_group(item.nodeid), []).append(item)
         if "data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
 
@@ -50,6 +68,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Start the workers of Dask clusters the quick way."""
     if item.get_closest_marker("dask"):
         fork_workers()
+
+
+@pytest.fixture
+def forked_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes of one command start the quick way."""
+    monkeypatch.setattr("skygraft.processes.multiprocessing", forking())
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,8 @@ _HOMES = {
     "skygraft.errors": ("SkygraftError", "SkygraftWarning"),
     "skygraft.exposure": ("DataId", "Exposure", "VisitInfo", "make_planes"),
     "skygraft.formats": ("read_exposure", "register_format", "write_exposure"),
-    "skygraft.injection": ("Injection", "InjectionOptions", "inject"),
+    # Of the settings too: `inject`, which describes them, lives there.
+    "skygraft.injection.core": ("Injection", "InjectionOptions", "inject"),
     "skygraft.photometry": ("PSF_MODEL", "TOTAL", "CalibrationAperture", "PhotoCalib"),
     "skygraft.skymap": ("get_skymap",),
     "skygraft.statistics.selection": ("selection",),

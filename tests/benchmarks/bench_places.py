@@ -20,13 +20,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import yaml
+from astropy.table import QTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kits.plain_images import write_plain_image
 from kits.s3_kit import KEY, SECRET, Bucket, s3_server
 from kits.tiny_campaign import DEC, RA, write_tiny_campaign
+from skygraft.catalog import write_catalog
 
 _RUN = "import sys; from skygraft.campaign import Campaign; print(Campaign.from_yaml(sys.argv[1]).run(n_workers=0))"
 
@@ -46,6 +49,14 @@ def run(path: Path, kill_after: float | None = None) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def write_stars(path: Path, n: int, size: int) -> None:
+    """A catalogue of stars all over the images, of 0.2 arcsec a pixel."""
+    rng = np.random.default_rng(1)
+    offsets = rng.uniform(-0.1 * size, 0.1 * size, (2, n)) / 3600
+    columns = {"injection_id": np.arange(n), "ra": RA + offsets[0], "dec": DEC + offsets[1]}
+    write_catalog(QTable(columns | {"source_type": np.full(n, "Star"), "mag_r": rng.uniform(19, 25, n)}), path)
+
+
 def sums(contents: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
@@ -54,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--size", type=int, default=2048)
+    parser.add_argument("--stars", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -62,6 +74,8 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="bench-places-"))
     try:
         path = write_tiny_campaign(folder, 1)
+        (folder / "fakes.parquet").unlink()
+        write_stars(folder / "fakes.parquet", arguments.stars, arguments.size)
         first = write_plain_image(folder / "raw/image-000.fits", RA, DEC, arguments.size, EXPNUM=500)
         for i in range(1, arguments.images):
             from astropy.io import fits
@@ -70,7 +84,8 @@ def main() -> None:
             fits.setval(folder / f"raw/image-{i:03}.fits", "EXPNUM", value=500 + i)
         began = time.perf_counter()
         local = run(path)
-        print(f"files: {local:.1f} s of processor time, {time.perf_counter() - began:.0f} s")
+        seconds = time.perf_counter() - began
+        print(f"files: {local:.1f} s of processor time, {seconds:.0f} s")
         with s3_server() as endpoint:
             bucket = Bucket(endpoint, "bench")
             bucket.put(folder / "raw", "raw/")
@@ -85,7 +100,6 @@ def main() -> None:
             }
             there = folder / "there.yaml"
             there.write_text(yaml.safe_dump(content))
-            seconds = time.perf_counter() - began
             spent = [run(there, kill_after=rng.uniform(0.3, 0.7) * seconds) for _ in range(arguments.kills)]
             if arguments.kills:
                 shutil.rmtree(folder / "scratch")  # another machine

@@ -172,8 +172,7 @@ def test_output_turns_read_only_half_way(campaign: Scene, cluster: Cluster, expe
         assert 4 <= campaign.n_records() < N_IMAGES
         assert damage(campaign.out, expected) == []
         disk.remount("rw")
-        again = campaign.run("--scheduler", cluster.address)
-        assert again.code == 0, again.err
+        assert campaign.finish(cluster.address).ok
         assert differences(campaign.out, expected) == []
 
 
@@ -229,9 +228,8 @@ def test_unreadable_inputs_in_the_mix(campaign: Scene, cluster: Cluster, expecte
     for path in paths:
         path.unlink(missing_ok=True)
         shutil.copy2(kept / path.name, path)
-    ended = campaign.run("--scheduler", cluster.address)
-    assert ended.code == 0, ended.err
-    assert ended.summary["n_done"] == len(lost)
+    summary = campaign.finish(cluster.address)
+    assert (summary.ok, summary.n_done) == (True, len(lost))
     found = differences(campaign.out, expected)
     assert [text for text in found if "testcam-503-2" not in text] == []
     assert failures(campaign.out) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from kits import sweep_products
+from kits.campaign_fixtures import SETTINGS
 from skygraft.campaign import Campaign, read_plan
 from skygraft.campaign.sweep import Product, product_dataset, sweep
 from skygraft.errors import CampaignError, ConfigError
@@ -24,11 +27,27 @@ ADDED = Product("added", 1, sweep_products.measure_added)
 IMAGES = Product("counted", 1, sweep_products.measure_image)
 
 
+@pytest.fixture(scope="module")
+def finished(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a survey and what a campaign made of it, in ``kept``; it was made in ``here``."""
+    root = tmp_path_factory.mktemp("finished")
+    path = Path(shutil.copytree(pristine, root / "here/survey")) / "campaign.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS))
+    assert Campaign.from_yaml(path).run(n_workers=0).ok
+    (root / "here").rename(root / "kept")
+    return root
+
+
+@pytest.fixture
+def survey(finished: Path) -> Path:
+    """The survey that was run, put back with its outputs where it was made."""
+    shutil.rmtree(finished / "here", ignore_errors=True)
+    return Path(shutil.copytree(finished / "kept", finished / "here")) / "survey"
+
+
 @pytest.fixture
 def done(make_campaign: MakeCampaign) -> Campaign:
-    campaign = make_campaign()
-    assert campaign.run(n_workers=0).ok
-    return campaign
+    return make_campaign()
 
 
 @pytest.fixture
@@ -87,6 +106,7 @@ def test_columns_of_the_truth_tables_are_added(done: Campaign) -> None:
     assert {"tract", "patch"} <= set(found.column_names)
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_tables_depend_on_neither_processes_nor_order(done: Campaign, tmp_path: Path) -> None:
     sweep(done, ADDED, {"half": 2}, processes=1)
     first = tables(done)
@@ -333,6 +353,7 @@ def test_a_broken_table_of_images_is_no_obstacle(done: Campaign, log: Path) -> N
 
 @pytest.mark.dask
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_processes")
 @pytest.mark.parametrize("where", [{"processes": 2}, {"cluster": True, "n_workers": 1}], ids=["processes", "cluster"])
 def test_an_image_that_kills_its_process_is_a_row(done: Campaign, where: dict[str, Any]) -> None:
     image = read_plan(done.layout.plan)[1]

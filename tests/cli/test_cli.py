@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from astropy.io import fits
-from astropy.table import QTable
+from astropy.table import QTable, vstack
 from typer.testing import CliRunner
 
 from kits.plain_images import SCALE, write_plain_image
@@ -190,6 +190,32 @@ def test_inject_other_flux_modes(runner, image, catalog, tmp_path) -> None:
         assert summary["flux_mode"] == mode and summary["n_drawn"] == 9 and summary["outputs"][0] == str(out)
         sums[mode] = float((fits.getdata(out).astype(float) - fits.getdata(image)).sum())
     assert sums["aperture"] > sums["calibrated"] > sums["psf_sum"] > sums["total"]
+
+
+def test_inject_draws_as_asked(runner, image, catalog, tmp_path) -> None:
+    fakes, planes = QTable.read(catalog), {}
+    galaxies = QTable(fakes[:1], copy=True)
+    galaxies["source_type"], galaxies["injection_id"], galaxies["n"] = np.array(["Sersic"]), 100, 4.0
+    galaxies["half_light_radius"], galaxies["q"], galaxies["pa"] = 0.4 * u.arcsec, 0.7, 20 * u.deg
+    vstack([fakes, galaxies]).write(catalog, overwrite=True)
+    for name, more in (
+        ("plain", []),
+        ("grid", ["--stars", "grid", "--galaxies", "precise"]),
+        ("narrow", ["--flux-tolerance", "0.05"]),
+        ("faint", ["--mask-threshold", "0.01"]),
+    ):
+        out = tmp_path / f"{name}.fits"
+        done(runner.invoke(app, ["inject", str(image), str(catalog), "-o", str(out), *PSF, "--no-noise", *more]))
+        with fits.open(out) as hdus:
+            planes[name] = hdus[0].data.astype(float) - fits.getdata(image)
+        with fits.open(tmp_path / f"{name}.mask.fits") as hdus:
+            planes[f"{name} mask"] = next(hdu.data for hdu in hdus if hdu.data is not None)
+    assert np.any(planes["grid"] != planes["plain"])
+    np.testing.assert_allclose(planes["grid"], planes["plain"], atol=2e-4 * planes["plain"].max())
+    assert np.count_nonzero(planes["narrow"]) < np.count_nonzero(planes["plain"])
+    assert np.count_nonzero(planes["faint mask"]) > np.count_nonzero(planes["plain mask"])
+    result = runner.invoke(app, ["inject", str(image), str(catalog), "-o", "x.fits", "--flux-tolerance", "0.7"])
+    assert result.exit_code != 0 and "flux_tolerance" in result.output and "0.5" in result.output
 
 
 def test_inject_seed_and_truth_formats(runner, image, catalog, tmp_path) -> None:

@@ -119,6 +119,12 @@ def test_psf_models_are_checked() -> None:
             parse_config(GOOD | {"survey": {"images": "*", "calibration": {"psf": psf}}})
 
 
+@pytest.mark.parametrize("ending", ["fits", "fits.fz", "fits.gz", "fits.bz2", "fits.xz", "fits.zst"])
+def test_the_stem_of_a_packed_image_is_that_of_the_image(tmp_path: Path, ending: str) -> None:
+    config = parse_config(GOOD | {"survey": {"images": "*", "calibration": {"psf": "{stem}.psf"}}})
+    assert config.survey.calibration.psf_of(tmp_path / f"b.c.{ending}", tmp_path, {}) == tmp_path / "b.c.psf"
+
+
 def test_psfs_of_bands_and_images(tmp_path: Path) -> None:
     def psf_of(psf: Any, **known: Any) -> Any:
         config = parse_config(GOOD | {"survey": {"images": "*", "calibration": {"psf": psf}}})

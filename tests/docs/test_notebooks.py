@@ -58,11 +58,15 @@ def test_the_tutorial_prints_what_it_was_saved_with(saver: ModuleType, demo: Pat
 
 
 @pytest.mark.parametrize("name", NEEDS_DATA)
-def test_an_example_prints_what_it_was_saved_with(name: str, saver: ModuleType, demo: Path, data_dir: Path) -> None:
+def test_an_example_prints_what_it_was_saved_with(
+    name: str, saver: ModuleType, data_dir: Path, request: pytest.FixtureRequest
+) -> None:
     path = ROOT / "examples" / "notebooks" / f"{name}.ipynb"
     before = saved(path)
-    if "source-extractor" in "".join(cell.source for cell in before.cells) and not shutil.which("source-extractor"):
+    text = "".join(cell.source for cell in before.cells)
+    if "source-extractor" in text and not shutil.which("source-extractor"):
         pytest.skip("Source Extractor is not installed: apt-get install source-extractor")
+    demo = request.getfixturevalue("demo") if "skygraft-demo" in text else None
     now = saver.run_notebook(path, demo, data_dir)
     assert any(printed(before)), f"{name} was never saved with its outputs"
     assert printed(now) == printed(before)

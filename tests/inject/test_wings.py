@@ -16,7 +16,7 @@ from skygraft.catalog import Flag
 from skygraft.errors import ConfigError, PsfError
 from skygraft.injection import InjectionOptions, inject
 from skygraft.photometry import PSF_MODEL, TOTAL
-from skygraft.psf import FixedKernelPSF, KernelBasisPSF, MoffatPSF
+from skygraft.psf import FixedKernelPSF, KernelBasisPSF, MoffatPSF, OversampledPSF
 
 X, Y, MAG = 120.37, 119.81, 15.0
 MOFFAT = {"model": "moffat", "beta": 1.4, "core": "3 pix", "join": "20 pix", "outer": "110 pix"}
@@ -232,7 +232,7 @@ def test_the_place_on_the_parent_image_does_not_matter():
     np.testing.assert_allclose(part, whole[60:161, 70:181], rtol=1e-5, atol=1e-7 * whole.max())
 
 
-@pytest.mark.parametrize("kind", ["varying", "image position", "undersampled", "not linear"])
+@pytest.mark.parametrize("kind", ["varying", "image position", "undersampled", "oversampled", "not linear"])
 def test_any_kernel_takes_wings(kind):
     options, psf = {}, None
     base = MoffatPSF(fwhm=4.5, beta=3.0, shape=(61, 61)).kernels([0.0], [0.0])[0]
@@ -242,6 +242,9 @@ def test_any_kernel_takes_wings(kind):
         options = {"position": "image"} if kind == "image position" else {}
     elif kind == "undersampled":
         psf = MoffatPSF(fwhm=1.6, beta=3.0, shape=(41, 41))
+    elif kind == "oversampled":
+        fine = MoffatPSF(fwhm=13.5, beta=3.0, shape=(183, 183)).kernels([0.0], [0.0])[0]
+        psf = OversampledPSF(9.0 * fine, oversampling=3)
     else:
 
         class Plain(FixedKernelPSF.__mro__[2]):  # PSF itself: no basis

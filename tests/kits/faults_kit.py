@@ -180,11 +180,28 @@ class Command:
         self.process.wait(30)
 
 
+def _beneath(pid: int) -> list[psutil.Process]:
+    """Its children and theirs, as the kernel lists them; psutil looks at every process of the machine for that."""
+    try:
+        found = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    except (FileNotFoundError, ProcessLookupError):  # it ended, or the kernel has no such lists
+        return psutil.Process(pid).children(recursive=True)
+    every = []
+    for child in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            every += [psutil.Process(child), *_beneath(child)]
+    return every
+
+
 def workers_of(command: Command) -> list[psutil.Process]:
     """Dask's worker processes beneath a command: what its nannies spawned, or what their server forked."""
     found = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(command.pid).children(recursive=True):
+        for process in _beneath(command.pid):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if _is(process, "spawn_main") or (_is(process, "forkserver") and _is(process.parent(), "forkserver")):
                     found.append(process)

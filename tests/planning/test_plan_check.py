@@ -182,6 +182,7 @@ def test_images_that_are_gone_or_damaged(make_campaign: MakeCampaign, survey: Pa
     assert set(problems.values()) == {"ZeroDivisionError: the moon is full"}
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_the_table_does_not_depend_on_who_looks(
     make_campaign: MakeCampaign, monkeypatch: pytest.MonkeyPatch, survey: Path, kit: Any
 ) -> None:

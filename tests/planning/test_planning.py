@@ -195,6 +195,7 @@ def test_the_planner_finds_what_brute_force_finds(tmp_path: Path, field: str, mo
     assert not list(config.output.glob(".planning*"))
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_processes_and_parts_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     survey = Survey(tmp_path / "survey", "wrap", movers=True)
     one = plan_images(survey.config("one")).path.read_bytes()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from kits.campaign_fixtures import SETTINGS
 from skygraft.campaign import Campaign, Plan, read_plan
 from skygraft.campaign.finished import sample_rows
 from skygraft.campaign.sweep import product_dataset
@@ -26,16 +29,27 @@ from skygraft.qa.verify_checks import CONTAMINATION
 type MakeCampaign = Callable[..., Campaign]
 
 
-@pytest.fixture
-def many(make_campaign: MakeCampaign, survey: Path, kit: Any) -> Campaign:
-    """Fourteen images in two bands, of eight visits, all of them done."""
+@pytest.fixture(scope="module")
+def finished(pristine: Path, kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a survey of fourteen images and what a campaign made of it, in ``kept``; it was made in ``here``."""
+    root = tmp_path_factory.mktemp("many")
+    survey = Path(shutil.copytree(pristine, root / "here/survey"))
     for i in range(10):
         kit.write_image(
             survey / f"raw/more/{i}.fits", *kit.CENTRES[i % 4], 600 + i // 2, i % 2, FILTER="i" if i < 3 else "r"
         )
-    campaign = make_campaign()
-    assert campaign.run(n_workers=0).ok
-    return campaign
+    (survey / "campaign.yaml").write_text(yaml.safe_dump(SETTINGS))
+    assert Campaign.from_yaml(survey / "campaign.yaml").run(n_workers=0).ok
+    (root / "here").rename(root / "kept")
+    return root
+
+
+@pytest.fixture
+def many(finished: Path) -> Campaign:
+    """Fourteen images in two bands, of eight visits, all of them done; put back where they were made."""
+    shutil.rmtree(finished / "here", ignore_errors=True)
+    shutil.copytree(finished / "kept", finished / "here")
+    return Campaign.from_yaml(finished / "here/survey/campaign.yaml")
 
 
 def test_a_sample_is_always_the_same_and_of_all_bands(many: Campaign) -> None:
@@ -61,6 +75,7 @@ def test_choosing_among_all_is_choosing(many: Campaign) -> None:
         assert choose_images(plan, n, np.arange(14)).tolist() == choose_images(plan, n).tolist()
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_processes_do_not_matter(many: Campaign) -> None:
     seen: list[str] = []
     here = campaign_closure(many, sample=None, contamination=1e9, processes=1, progress=seen.append)
@@ -116,6 +131,7 @@ def test_the_command_says_what_was_checked(many: Campaign) -> None:
     assert result.exit_code == 1 and "outputs fails" in text and "it is gone" in text
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_the_tables_have_every_image_and_check(many: Campaign) -> None:
     found = verify_campaign(many, sample=None, processes=1)
     table = product_dataset(many, "verification").to_table()

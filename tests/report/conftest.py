@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from kits.campaign_fixtures import SETTINGS, expected, kit, make_campaign, merged, pristine, survey
+from report.recovery_tables import write_recovery
 from skygraft.campaign import Campaign
+from skygraft.report import make_report
 
 __all__ = ["expected", "kit", "make_campaign", "pristine", "survey"]
 
@@ -39,6 +41,22 @@ def _finished(pristine: Path, root: Path) -> Path:
 def finished(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Configuration of a campaign that has been run and nothing else; not to be changed."""
     return _finished(pristine, tmp_path_factory.getbasetemp() / "report-finished")
+
+
+@pytest.fixture(scope="module")
+def reported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """A copy of it with recovery tables and its report; not to be changed."""
+    folder = Path(shutil.copytree(finished.parent, tmp_path_factory.mktemp("reported") / "copy"))
+    campaign = Campaign.from_yaml(folder / "campaign.yaml")
+    write_recovery(campaign, m50=21.0)
+    assert make_report(campaign) == campaign.layout.root / "report" / "report.html"
+    return campaign
+
+
+@pytest.fixture
+def no_figure_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports of tests that read the page alone: its figures are in it, and are not written beside it."""
+    monkeypatch.setattr("skygraft.report.studio.save", lambda *_: None)
 
 
 @pytest.fixture

@@ -149,6 +149,7 @@ def test_the_selection_function_is_a_product(made: Path, page: Page, monkeypatch
 
 
 @pytest.mark.dask
+@pytest.mark.usefixtures("forked_processes")
 def test_the_order_of_workers_changes_no_byte(made: Path, tmp_path: Path) -> None:
     root = made.parent / "out"
     before = (root / "report/report.html").read_bytes()

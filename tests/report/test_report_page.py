@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from report.recovery_tables import write_recovery
 from skygraft.campaign import Campaign
-from skygraft.report import make_report
 
 
 @pytest.fixture(scope="module")
-def address(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def address(reported: Campaign) -> str:
     """A report with everything in it."""
-    import shutil
-
-    folder = Path(shutil.copytree(finished.parent, tmp_path_factory.mktemp("browser") / "copy"))
-    campaign = Campaign.from_yaml(folder / "campaign.yaml")
-    write_recovery(campaign, m50=21.0)
-    return make_report(campaign).as_uri()
+    return (reported.layout.root / "report/report.html").as_uri()
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ def test_transients_and_crowding(copied: Callable[..., Campaign]) -> None:
     assert "classes" not in page.sections
 
 
+@pytest.mark.usefixtures("no_figure_files")
 def test_few_fakes_have_no_selection_function_and_no_crowd(copied: Callable[..., Campaign]) -> None:
     campaign = copied()
     folder = write_recovery(campaign, m50=21.0)

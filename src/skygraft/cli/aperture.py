@@ -33,6 +33,7 @@ from skygraft.cli.image_options import (
 )
 from skygraft.cli.placing import Cluster, Sample, Scheduler, Workers, placed, role, workers_of
 from skygraft.errors import ApertureConflictError, ConfigError
+from skygraft.place_names import shown_place
 
 if TYPE_CHECKING:
     from skygraft.exposure import Exposure
@@ -299,7 +300,7 @@ def _show_campaign(summaries: list[Any], rows: list[dict[str, Any]], done: Any) 
         if len(own) > _SHOWN:
             echo(f"... and {len(own) - _SHOWN:,} more that {verdict}, all of them with --json")
     echo(str(done))
-    echo(f"table in {done.output}")
+    echo(f"table in {shown_place(done.output)}")
 
 
 def _show_summaries(summaries: list[Any]) -> None:

@@ -217,18 +217,23 @@ def _is_yaml(path: Path) -> bool:
 
 
 def _files(patterns: list[str], coadd: Path) -> list[Path]:
-    """The files of some patterns, sorted; the coadd itself is not a visit."""
+    """The files of some paths, URLs and patterns of these, sorted; the coadd itself is not a visit."""
     import glob
 
     from skygraft.errors import ConfigError
+    from skygraft.places import find_copies, given_path, is_place
 
     found: set[Path] = set()
     for pattern in patterns:
-        matching = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)  # noqa: PTH207
+        matching: list[Any]
+        if is_place(pattern):
+            matching = find_copies(pattern) if set("*?[") & set(pattern) else [given_path(pattern)]
+        else:
+            matching = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)  # noqa: PTH207
         if not matching:
             raise ConfigError(f"no file matches {pattern!r}", key="--visits", fix="Check the pattern; quote it")
         found.update(Path(one) for one in matching)
-    return sorted(path for path in found if path.resolve() != coadd.resolve())
+    return sorted(path for path in found if path.resolve() != given_path(coadd).resolve())
 
 
 type _Given = tuple[str, str | None, str | None, float | None, str | None]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skygraft.cli.common import fail, finite
+from skygraft.place_names import is_url
 
 if TYPE_CHECKING:
     from skygraft.exposure import Exposure
@@ -134,7 +135,7 @@ def psf_of(text: str | None) -> Any:
             raise fail(f"--psf {text}: no YAML ({str(error).lstrip(' :')})", code=2) from None
     if text is not None:
         kind, colon, fwhm = text.partition(":")
-        if colon and not Path(text).exists():
+        if colon and not is_url(text) and not Path(text).exists():
             return {"kind": kind, "fwhm": fwhm.strip()}
     return text
 

@@ -78,6 +78,24 @@ class CoaddNoise(StrEnum):
     white = "white"
 
 
+class Stars(StrEnum):
+    """Ways to draw stars."""
+
+    precise = "precise"
+    fast = "fast"
+    grid = "grid"
+    stamps = "stamps"
+    galsim = "galsim"
+
+
+class Galaxies(StrEnum):
+    """Ways to draw galaxies."""
+
+    fast = "fast"
+    precise = "precise"
+    galsim = "galsim"
+
+
 class ConventionsName(StrEnum):
     """Conventions for drawing sources."""
 
@@ -206,6 +224,25 @@ def inject(
     coadd_noise: Annotated[
         CoaddNoise, typer.Option(help="Add noise to a coadd that is correlated like its own, or white noise.")
     ] = CoaddNoise.correlated,
+    stars: Annotated[
+        Stars,
+        typer.Option(
+            help="Draw stars to single precision (on a grid where they are crowded), faster, all on a grid, none on a "
+            "grid, or by GalSim."
+        ),
+    ] = Stars.precise,
+    galaxies: Annotated[
+        Galaxies, typer.Option(help="Draw galaxies fast, more precisely, or by GalSim.")
+    ] = Galaxies.fast,
+    flux_tolerance: Annotated[
+        float, typer.Option(help="Fraction of a source's flux that may fall outside its stamp.", callback=finite)
+    ] = 1e-3,
+    mask_threshold: Annotated[
+        float,
+        typer.Option(
+            help="Mark pixels as INJECTED that change by more than this fraction of their noise.", callback=finite
+        ),
+    ] = 0.1,
     wings: Annotated[
         str | None,
         typer.Option(
@@ -268,6 +305,10 @@ def inject(
             mark_injected=mark_injected,
             conventions=conventions.value,
             variance=variance,
+            stars=stars.value,
+            galaxies=galaxies.value,
+            flux_tolerance=flux_tolerance,
+            mask_threshold=mask_threshold,
             wings=wings_of(wings),
         )
     if injection.summary["n_drawn"] == 0:

@@ -22,6 +22,7 @@ from skygraft.cli.common import (
 )
 from skygraft.cli.placing import Scheduler, Workers, placed, role
 from skygraft.errors import ConfigError
+from skygraft.place_names import shown_place
 
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
@@ -158,7 +159,7 @@ def _show(found: Verification) -> None:
         echo(f"fails: {row['check']}: {where}{row['note']}")
     if found.n_failures > _SHOWN:
         echo(f"... and {found.n_failures - _SHOWN:,} more")
-    echo(f"table in {found.output}")
+    echo(f"table in {shown_place(found.output)}")
 
 
 def _read_all(

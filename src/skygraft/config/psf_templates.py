@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from skygraft.errors import PsfError
+from skygraft.fitsfile.packed import PACKED_SUFFIXES
 from skygraft.place_names import is_url
 from skygraft.places import beneath, is_file
 
@@ -110,7 +111,9 @@ def psf_of_image(given: Any, image: Path, root: Path | None, known: Mapping[str,
 
 
 def _file(text: str, image: Path, root: Path | None, known: Mapping[str, Any]) -> Path:
-    stem = image.name.removesuffix(".fz").removesuffix(".gz")
+    stem = image.name.removesuffix(".fz")
+    for suffix in PACKED_SUFFIXES:
+        stem = stem.removesuffix(suffix)
     values: dict[str, Any] = {"stem": Path(stem).stem, "name": image.name}
     values |= {field: known.get(name) for field, name in _KNOWN.items()}
     name = ""

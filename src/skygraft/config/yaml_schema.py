@@ -234,7 +234,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} occurs twice in one mapping", key_node.start_mark
+                    None,
+                    None,
+                    f"the key {key!r} occurs twice in one mapping; put what is below both under one of them",
+                    key_node.start_mark,
                 )
             if isinstance(key, Hashable):
                 seen.add(key)

@@ -54,6 +54,9 @@ def print_report(result: DemoResult, console: Console) -> None:
         f"skygraft inspect {image}",
         f"skygraft status {config}",
         f"skygraft verify {config}",
+        f"skygraft recover {config}",
+        f"skygraft report {config}",
+        f"skygraft catalog show {_near(result.output / 'fakes.parquet')}",
         f"skygraft inject {image} {_near(result.output / 'fakes.parquet')} -o one.fits --truth one.ecsv",
     ):
         say(f"  [cyan]{command}[/]")

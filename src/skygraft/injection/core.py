@@ -11,18 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-import astropy.units as u
 import numpy as np
-from astropy.table import Column, QTable
+from astropy.table import QTable
 from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, count_flags
-from skygraft.catalog.flags import has_flag
-from skygraft.catalog.truth_columns import TRUTH_COLUMNS
 from skygraft.conventions import LSST, Conventions, conventions_record
 from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import ConfigError
-from skygraft.exposure import PHOTON_VARIANCE, Exposure
+from skygraft.exposure import Exposure
 from skygraft.injection import lsst
 from skygraft.injection.calibrating import (
     ImageNormalisation,
@@ -35,7 +32,8 @@ from skygraft.injection.calibrating import (
 )
 from skygraft.injection.coadd_noise import image_noise, noise_words
 from skygraft.injection.differences import draw_sources, refuse_template
-from skygraft.injection.marking import Drawn, check_planes, mark, new_planes
+from skygraft.injection.drawn_columns import forget_what_did_not_land, report_into
+from skygraft.injection.marking import Drawn, check_planes, mark, new_planes, with_planes
 from skygraft.injection.options import CoaddNoise, InjectionOptions, Position, takes_settings
 from skygraft.injection.placing import Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
@@ -48,7 +46,6 @@ from skygraft.psf import PSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
 from skygraft.render.engines import GalaxyEngine, StarEngine
 from skygraft.timedomain.light_curves import LightCurves
-from skygraft.wcs import pixel_scales
 
 __all__ = ["Injection", "inject"]
 
@@ -302,7 +299,7 @@ def inject(
     report = drawn.report
     check_planes(exposure, drawn.planes, report, drawn.gain)
     flag_small_kernel(exposure, calibrated, radius, report, None if winged is None else winged.wings.reach)
-    _report_into(truth, placed.rows, report, exposure)
+    report_into(truth, placed.rows, report, exposure)
     messages = [
         *placed.messages,
         *(f"injection_id {sources.injection_id[i]}: {text}" for i, text in sorted(report.messages.items())),
@@ -312,17 +309,7 @@ def inject(
         summary["difference"] = placed.template.describe(sources, placed.into)
     if winged is not None:
         winged.note(summary, truth)
-    return Injection(_with_planes(exposure, drawn.planes), truth, summary)
-
-
-def _with_planes(exposure: Exposure, planes: Any) -> Exposure:
-    """The exposure with new planes, and the variance of the new light in the part that is photon noise."""
-    photons, before = exposure.extra.get(PHOTON_VARIANCE), exposure.variance
-    if photons is None or before is None or planes["variance"].values is before:
-        return exposure.replace(planes=planes)
-    after = planes["variance"].values
-    photons = np.where(np.isfinite(before) & (after != before), photons + (after - before), photons)
-    return exposure.replace(planes=planes, extra={**exposure.extra, PHOTON_VARIANCE: photons})
+    return Injection(with_planes(exposure, drawn.planes), truth, summary)
 
 
 def _light_of(exposure: Exposure, options: InjectionOptions) -> Callable[[Sources], Reach]:
@@ -345,7 +332,7 @@ def _draw(
     gain = image_gain(exposure, options) if options.noise and len(sources) else None
     noise = None if gain is None else image_noise(exposure, options.coadd_noise)
     canvas, taken, report = _render(exposure, placed, normalise, options, progress, winged)
-    _forget_what_did_not_land(placed.truth, placed.rows, report)
+    forget_what_did_not_land(placed.truth, placed.rows, report)
     # The canvas becomes the new image, in place: allocating one more plane takes longer than filling it.
     planes = new_planes(exposure, canvas.model, new_variance=gain is not None, new_mask=options.mark_injected)
     if options.mark_injected:
@@ -444,33 +431,6 @@ def _check_arguments(exposure: Any, image_id: Any, band: Any, progress: Any) -> 
             raise ConfigError(f"{key} is {value!r}; text is needed", key=key)
     if progress is not None and not callable(progress):
         raise ConfigError(f"progress is {progress!r}; a function of the number of sources is needed", key="progress")
-
-
-def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: RenderReport) -> None:
-    """Report sources off the image that left no light on it as out of reach: the corner of their stamp is empty."""
-    off = has_flag(truth["flags"][rows], Flag.CENTER_OFF_IMAGE)
-    none = off & (report.stamp_size > 0) & (report.flux_deposited == 0)
-    report.stamp_size[none] = 0
-    for empty in (report.aperture_fraction, report.kernel_scale, report.psf_fwhm):
-        empty[none] = np.nan
-    report.flags[none] = int(Flag.NO_OVERLAP)
-    truth["flags"][rows[none]] &= ~int(Flag.CENTER_OFF_IMAGE | Flag.PHOTOCALIB_EXTRAPOLATED)
-
-
-def _report_into(truth: QTable, rows: NDArray[np.intp], report: RenderReport, exposure: Exposure) -> None:
-    truth["flags"][rows] |= report.flags
-    report.psf_fwhm *= pixel_scales(exposure.wcs, *(np.asarray(truth[name])[rows] for name in ("x", "y")))
-    for column in TRUTH_COLUMNS:
-        if column.before is None:
-            continue
-        found = getattr(report, column.name)
-        if len(rows) == len(truth):  # no second copy of ten million rows
-            whole = found
-        else:
-            whole = np.full(len(truth), column.before, dtype=found.dtype)
-            whole[rows] = found
-        content = u.Quantity(whole, column.unit, copy=False) if column.quantity else Column(whole, copy=False)
-        truth.replace_column(column.name, content)
 
 
 def _summary(

@@ -10,14 +10,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skygraft.errors import InjectionError
-from skygraft.exposure import Exposure, add_mask_plane
+from skygraft.exposure import PHOTON_VARIANCE, Exposure, add_mask_plane
 from skygraft.injection.coadd_noise import NoiseModel
 from skygraft.injection.placing import LARGEST_FLUX
 from skygraft.jit import compiled
 from skygraft.noise import Gain
 from skygraft.render import Canvas, RenderReport, Sources
 
-__all__ = ["Drawn", "check_planes", "mark", "new_planes"]
+__all__ = ["Drawn", "check_planes", "mark", "new_planes", "with_planes"]
 
 _CORE = 1
 """Half-width of the INJECTED_CORE square: 3 x 3 pixels."""
@@ -72,6 +72,28 @@ def new_planes(
         old = planes[name]
         planes[name] = (old.dims, np.empty_like(old.values, order="C"), dict(old.attrs))
     return planes
+
+
+def with_planes(exposure: Exposure, planes: Any) -> Exposure:
+    """Give an exposure new planes, and the variance of the new light to the part that is photon noise.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image before injection.
+    planes : xarray.Dataset
+        The new planes.
+
+    Returns
+    -------
+    Exposure
+    """
+    photons, before = exposure.extra.get(PHOTON_VARIANCE), exposure.variance
+    if photons is None or before is None or planes["variance"].values is before:
+        return exposure.replace(planes=planes)
+    after = planes["variance"].values
+    photons = np.where(np.isfinite(before) & (after != before), photons + (after - before), photons)
+    return exposure.replace(planes=planes, extra={**exposure.extra, PHOTON_VARIANCE: photons})
 
 
 def mark(

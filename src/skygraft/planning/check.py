@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from skygraft.config.campaign import CampaignConfig
 from skygraft.conventions import LSST
 from skygraft.errors import ApertureConflictError, CalibrationError, ConfigError, SkygraftError
+from skygraft.place_names import shown_place
 from skygraft.processes import careful_map, process_mapper
 from skygraft.records.file_checksums import checked_path
 from skygraft.records.plan_file import Plan, PlannedImage
@@ -228,13 +229,13 @@ def check_image(image: PlannedImage, config: CampaignConfig) -> ImageCheck:
         found = read_image_calibration(image, config)
         return ImageCheck(*given, **_look(found, config, image.band))
     except ApertureConflictError as error:
-        kind, problem = "aperture conflict", _words(error)
+        kind, problem = "aperture conflict", _words(error, image.path)
     except CalibrationError as error:
-        kind, problem = "zeropoint conflict", _words(error)
+        kind, problem = "zeropoint conflict", _words(error, image.path)
     except SkygraftError as error:
-        kind, problem = "unreadable", _words(error)
+        kind, problem = "unreadable", _words(error, image.path)
     except Exception as error:  # An image may be broken in unforeseen ways, which must not stop the others.
-        kind, problem = "unreadable", _words(error)
+        kind, problem = "unreadable", _words(error, image.path)
     return ImageCheck(*given, troubles=(kind,), problem=problem[:1000])
 
 
@@ -286,10 +287,14 @@ def _finite(value: Any) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def _words(error: Exception | None) -> str:
-    """Class and message of an error, without the path, which has its own column."""
-    message = error.message if isinstance(error, SkygraftError) else error
-    return "" if error is None else f"{type(error).__name__}: {message}"
+def _words(error: Exception | None, image: str | None = None) -> str:
+    """Class and message of an error; the image's path has its own column, another file such as its PSF is named."""
+    if error is None:
+        return ""
+    place = ""
+    if isinstance(error, SkygraftError) and image is not None and error.path is not None:
+        place = "" if Path(error.path).name == Path(image).name else f"{shown_place(error.path)}: "
+    return f"{type(error).__name__}: {place}{error.message if isinstance(error, SkygraftError) else error}"
 
 
 def choose_images(plan: Plan, checks: Checks = "auto", among: Rows | None = None) -> Rows:

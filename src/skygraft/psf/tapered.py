@@ -272,7 +272,8 @@ class _TaperedBasis(SubPixelBasis):
         reach = (max(y_low, v_low), min(y_high, v_high)), (max(x_low, u_low), min(x_high, u_high))
         super().__init__(shape, reach, basis._scale)
         self._basis, self._wings = basis, wings
-        self.pixels_count = basis.pixels_count
+        self.pixels_count, self.most_missed = basis.pixels_count, basis.most_missed
+        self.few = basis.few
 
     def evaluate(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
         return self._basis.evaluate(y, x) * (1.0 - self._wings.blended(np.hypot(y[:, None], x)))

@@ -265,6 +265,8 @@ def test_what_cannot_be_compared_is_an_error(made: Coadd, exposures: list[Exposu
         check_consistency(uncalibrated, exposures, table)
     with pytest.raises(UncalibratedImageError):
         check_consistency(coadded, [one(exposures, photo_calib=None)], table)
+    with pytest.raises(ConfigError, match=r"no mask plane 'SATT'.*Did you mean 'SAT'"):
+        check_consistency(coadded, exposures, table, settings=PLAIN | {"bad_planes": ["SATT"]})
     with pytest.raises(ConfigError, match="unknown setting 'tolerence'"):
         check_consistency(coadded, exposures, table, settings={"tolerence": 1})
 

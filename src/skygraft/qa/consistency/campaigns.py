@@ -25,6 +25,8 @@ from skygraft.errors import CampaignError, CatalogError, ConfigError, InjectionE
 from skygraft.execution.task import Bench, light_curves_of, sources_of
 from skygraft.injection import InjectionOptions
 from skygraft.json_text import parse_json
+from skygraft.place_names import shown_place
+from skygraft.places import bring
 from skygraft.planning.reading import read_image
 from skygraft.qa.consistency.check import compare_images
 from skygraft.qa.consistency.light import LitImage, light_image
@@ -201,10 +203,10 @@ def _catalog(config: CampaignConfig) -> dict[str, str]:
     """Path and digest of a campaign's catalogue."""
     path = config.catalog.path
     try:
-        found = folder_identity(path) if path.is_dir() else sha256_file(path)
+        found = folder_identity(path) if path.is_dir() else sha256_file(bring(path))
     except OSError as error:
         raise CatalogError(f"the catalogue cannot be read ({error})", path=path, fix="Check the path") from error
-    return {"path": str(path), "digest": found[:16]}
+    return {"path": shown_place(path), "digest": found[:16]}
 
 
 def _differ(catalogs: Mapping[str, Mapping[str, str]]) -> str:

@@ -105,11 +105,17 @@ class LitImage:
         Returns
         -------
         ndarray of bool, shape (ny, nx)
+
+        Raises
+        ------
+        ConfigError
+            If the image has none of the planes that were given.
         """
         exposure = self.exposure
         known = exposure.mask_planes
         chosen = [name for name in (REJECTED_PLANES if planes is None else planes) if name in known]
-        bad = exposure.bad(chosen) if chosen or planes is not None else exposure.bad()
+        # A name that no plane has is an error of `bad`, unless other names that were given are there.
+        bad = exposure.bad(chosen or planes)
         bad = bad | ~np.isfinite(exposure.image)
         if exposure.variance is not None:
             # An infinite variance is how many surveys mark a pixel without data.
