@@ -43,7 +43,6 @@ class LegacyCutoutFormat(FitsFormat):
 
     name: ClassVar[str] = "legacy_cutout"
     looked_for: ClassVar[str] = "SURVEY = 'LegacySurvey' (or DECaLS, MzLS) and BANDS (or BAND) in the header"
-    reads_psf_images: ClassVar[bool] = True
 
     def matches(self, path: StrPath) -> bool:
         """Return whether the file is FITS and has the cards of the viewer; cubes, which are refused, have them, too."""
