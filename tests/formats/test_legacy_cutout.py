@@ -128,3 +128,13 @@ def test_one_of_several_bands(tmp_path):
     np.testing.assert_allclose(exposure.variance, 0.004**2 / 2, rtol=1e-6)
     with pytest.raises(FormatError, match="inverse variances"):
         read_exposure(tmp_path / "sub.fits", hdu=2)
+
+
+def test_a_psf_of_another_band_is_refused(tmp_path):
+    y, x = np.mgrid[-31:32, -31:32]
+    one = fits.PrimaryHDU(np.exp(-(x**2 + y**2) / 6.5).astype(np.float32))
+    one.header["BAND"] = "g"
+    one.writeto(tmp_path / "copsf.fits")
+    for path in (write_cutout(tmp_path / "cutout.fits"), write_brick(tmp_path)):
+        with pytest.raises(PsfError, match="of band 'g'"):
+            read_exposure(path, psf=tmp_path / "copsf.fits")
