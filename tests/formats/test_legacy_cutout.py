@@ -11,8 +11,8 @@ from astropy.wcs import WCS
 from kits.coadd_tiles import write_brick, write_cutout
 from skygraft import inject
 from skygraft.catalog import normalize_catalog
-from skygraft.errors import CalibrationError, FormatError
-from skygraft.formats import read_exposure, recognise_format, write_exposure
+from skygraft.errors import CalibrationError, FormatError, PsfError
+from skygraft.formats import read_calibration, read_exposure, recognise_format, write_exposure
 from skygraft.formats.conformance import check_format
 from skygraft.formats.legacy_cutout import LegacyCutoutFormat
 from skygraft.photometry import PSF_MODEL
@@ -86,6 +86,17 @@ def test_the_psf_of_the_viewer(tmp_path):
         psf = read_exposure(path, psf=tmp_path / "copsf_154.1000_12.3000.fits").psf
         expected = stamps["r"] / stamps["r"].sum()
         np.testing.assert_allclose(psf.kernels([30.0], [30.0])[0], expected, rtol=0, atol=1e-6 * expected.max())
+        assert read_calibration(path, psf=tmp_path / "copsf_154.1000_12.3000.fits").psf is not None  # when planning
+
+
+def test_an_image_that_does_not_say_its_scale_is_not_taken_for_one_of_a_coadd(tmp_path):
+    y, x = np.mgrid[-31:32, -31:32]
+    stamp = tmp_path / "stamp.fits"
+    fits.PrimaryHDU(np.exp(-(x**2 + y**2) / 6.5).astype(np.float32)).writeto(stamp)
+    path = write_cutout(tmp_path / "cutout.fits")
+    with pytest.raises(PsfError, match="does not say how far apart"):
+        read_exposure(path, psf=stamp)
+    assert read_exposure(path, psf={"kind": "legacy_coadd", "path": stamp}).psf.shape == (63, 63)
 
 
 def test_what_is_refused(tmp_path):
@@ -117,3 +128,13 @@ def test_one_of_several_bands(tmp_path):
     np.testing.assert_allclose(exposure.variance, 0.004**2 / 2, rtol=1e-6)
     with pytest.raises(FormatError, match="inverse variances"):
         read_exposure(tmp_path / "sub.fits", hdu=2)
+
+
+def test_a_psf_of_another_band_is_refused(tmp_path):
+    y, x = np.mgrid[-31:32, -31:32]
+    one = fits.PrimaryHDU(np.exp(-(x**2 + y**2) / 6.5).astype(np.float32))
+    one.header["BAND"] = "g"
+    one.writeto(tmp_path / "copsf.fits")
+    for path in (write_cutout(tmp_path / "cutout.fits"), write_brick(tmp_path)):
+        with pytest.raises(PsfError, match="of band 'g'"):
+            read_exposure(path, psf=tmp_path / "copsf.fits")

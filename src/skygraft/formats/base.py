@@ -407,8 +407,6 @@ class Format(abc.ABC):
     """What files of the format are recognised by: the end of the sentence "<name> is recognised by ..."."""
     Options: ClassVar[type[ReadOptions]] = ReadOptions
     """The keyword options of `footprint` and `read`."""
-    reads_psf_images: ClassVar[bool] = False
-    """Whether its option ``psf`` reads images of PSFs too, by conventions of the survey that they do not state."""
 
     @abc.abstractmethod
     def matches(self, path: StrPath) -> bool:

@@ -18,7 +18,7 @@ from skygraft.errors import FormatError
 from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus, split_name
 from skygraft.places import is_file
 
-__all__ = ["KINDS", "MASKBITS", "BrickFile", "find_brick_file", "mask_hdu", "mask_names"]
+__all__ = ["KINDS", "MASKBITS", "VIEWER_SURVEYS", "BrickFile", "find_brick_file", "mask_hdu", "mask_names"]
 
 KINDS: Mapping[str, str] = {
     "image": "the image",
@@ -49,6 +49,8 @@ https://www.legacysurvey.org/dr10/bitmasks (bits 14 to 16 since DR10); bits 17 t
 _KINDS = "|".join(sorted(map(re.escape, KINDS), key=len, reverse=True))
 _NAME = re.compile(rf"^(?P<survey>[^-]+)-(?P<brick>.+?)-(?P<kind>{_KINDS})(?:-(?P<band>[A-Za-z0-9_]+))?$")
 _SURVEYS = ("legacysurvey", "decals")
+VIEWER_SURVEYS = ("legacysurvey", "decals", "mzls")
+"""SURVEY of the sky viewer's cut-outs, in lower case."""
 _ONE_FOR_ALL_BANDS = ("maskbits", "maskbits-light")
 _BIT_CARDS = re.compile(r"^(?:MBIT_|BITNM)(\d+)$")
 

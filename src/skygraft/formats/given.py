@@ -105,7 +105,7 @@ def psf_files(given: Any, target: PsfTarget | None = None) -> tuple[Path, ...]:
     return ()
 
 
-def psf_option(given: Any, takes_psf: bool, *, images: bool = False) -> tuple[dict[str, Any], Any]:
+def psf_option(given: Any, takes_psf: bool) -> tuple[dict[str, Any], Any]:
     """Divide what is given for a PSF into the option of a format and what is left to `make_psf`.
 
     A format with an option ``psf`` reads a PSFEx model itself, and writes it beside the output. Of anything else it
@@ -117,8 +117,6 @@ def psf_option(given: Any, takes_psf: bool, *, images: bool = False) -> tuple[di
         As for `make_psf`; False for none.
     takes_psf : bool
         Whether the format has an option ``psf``.
-    images : bool
-        Whether it reads images of PSFs as well; see `skygraft.formats.Format.reads_psf_images`.
 
     Returns
     -------
@@ -140,7 +138,7 @@ def psf_option(given: Any, takes_psf: bool, *, images: bool = False) -> tuple[di
     of_format = given is False or isinstance(given, PSF)
     if isinstance(given, str | os.PathLike):
         # A file that is missing is reported as what the format looks for.
-        of_format = images or not Path(given).is_file() or is_psfex_file(given)
+        of_format = not Path(given).is_file() or is_psfex_file(given)
     return ({"psf": given}, None) if of_format else ({"psf": False}, given)
 
 

@@ -165,7 +165,6 @@ class LegacyBrickFormat(FitsFormat):
     name: ClassVar[str] = "legacy_brick"
     looked_for: ClassVar[str] = "a FITS image called legacysurvey-<brick>-image-<band> (a coadd of the Legacy Surveys)"
     Options: ClassVar[type[LegacyBrickOptions]] = LegacyBrickOptions
-    reads_psf_images: ClassVar[bool] = True
 
     def matches(self, path: StrPath) -> bool:
         """Return whether the file is FITS and one of a brick with an image; maps that will be refused are so, too."""

@@ -19,7 +19,7 @@ from skygraft.errors import CalibrationError, FormatError, PsfError
 from skygraft.exposure import DataId
 from skygraft.fitsfile.open import is_fits
 from skygraft.formats.base import StrPath
-from skygraft.formats.brick_files import MASKBITS, find_brick_file
+from skygraft.formats.brick_files import MASKBITS, VIEWER_SURVEYS, find_brick_file
 from skygraft.formats.fits import FitsFormat, FitsOptions, OpenedImage
 from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus
 from skygraft.formats.fits_planes import read_mask
@@ -30,7 +30,6 @@ from skygraft.psf import PSF
 
 __all__ = ["LegacyCutoutFormat"]
 
-_SURVEYS = ("legacysurvey", "decals", "mzls")
 _SCALE = 0.262
 _SCALE_TOLERANCE = 0.02
 _IMAGE, _WEIGHT, _MASK = "image", "invvar", "maskbits"
@@ -44,7 +43,6 @@ class LegacyCutoutFormat(FitsFormat):
 
     name: ClassVar[str] = "legacy_cutout"
     looked_for: ClassVar[str] = "SURVEY = 'LegacySurvey' (or DECaLS, MzLS) and BANDS (or BAND) in the header"
-    reads_psf_images: ClassVar[bool] = True
 
     def matches(self, path: StrPath) -> bool:
         """Return whether the file is FITS and has the cards of the viewer; cubes, which are refused, have them, too."""
@@ -117,7 +115,7 @@ def _text(hdu: HduInfo, *keys: str) -> str:
 
 def _kind(hdu: HduInfo) -> str:
     """IMAGETYP of an HDU of the viewer, in lower case, "image" without it; "" for another HDU."""
-    if _text(hdu, "SURVEY").lower() not in _SURVEYS or not _text(hdu, "BANDS", "BAND"):
+    if _text(hdu, "SURVEY").lower() not in VIEWER_SURVEYS or not _text(hdu, "BANDS", "BAND"):
         return ""
     return _text(hdu, "IMAGETYP", "IMTYPE").lower() or _IMAGE
 

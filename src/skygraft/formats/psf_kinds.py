@@ -13,7 +13,7 @@ import contextlib
 import difflib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -25,6 +25,8 @@ from skygraft.errors import ConfigError, PsfError, SkygraftError
 from skygraft.fitsfile.open import fits_errors, is_fits, open_fits
 from skygraft.formats.available import get_format
 from skygraft.formats.base import Format, identify_files
+from skygraft.formats.brick_files import VIEWER_SURVEYS, find_brick_file
+from skygraft.formats.fits_layout import list_hdus
 from skygraft.formats.psf_functions import call_psf_function, find_function
 from skygraft.formats.psf_target import INSIST, PsfTarget, check_belongs, check_covers
 from skygraft.psf import PSF, PsfImageOptions, is_psfield, psf_image_header, read_psf_image, read_psfex, read_psfield
@@ -92,8 +94,32 @@ def _read_image(path: Path, given: dict[str, Any], target: PsfTarget) -> tuple[P
     if "detector" not in asked and (name := _detector_name(target)) is not None:
         asked["detector"] = name
     options = PsfImageOptions(**asked)
-    psf = read_psf_image(path, target.pixel_scale, options)
+    try:
+        psf = read_psf_image(path, target.pixel_scale, options)
+    except PsfError as error:
+        if error.key != "oversampling" or not _on_coadd_pixels(path, options, given, target):
+            raise
+        options = replace(options, oversampling=1)
+        psf = read_psf_image(path, target.pixel_scale, options)
     return psf, psf_image_header(path, options) | _name_facts(path)
+
+
+def _on_coadd_pixels(path: Path, options: PsfImageOptions, given: Mapping[str, Any], target: PsfTarget) -> bool:
+    """Whether a PSF image is one of the Legacy Surveys' for their coadds, which are on the coadds' own pixels.
+
+    Their viewer's ``coadd-psf`` says its band (BAND) and no scale.
+    """
+    if given.get("kind") == "legacy_coadd":
+        return True
+    if target.path is None or "BAND" not in psf_image_header(path, options):
+        return False
+    if find_brick_file(target.path) is not None:
+        return True
+    headers = [target.header]
+    if not target.header:  # when planning
+        with contextlib.suppress(SkygraftError, OSError):
+            headers = [hdu.header for hdu in list_hdus(target.path)]
+    return any(str(header.get("SURVEY", "")).strip().lower() in VIEWER_SURVEYS for header in headers)
 
 
 def _name_facts(path: Path) -> dict[str, Any]:
@@ -406,7 +432,7 @@ def read_psf_file(path: Path, kind: str | None, given: Mapping[str, Any], target
                 f"{key!r} is not a part of a {name} psf, which {path.name} is; those are: {', '.join(one.optional)}",
                 key=f"psf.{key}",
             )
-    psf, facts = one.read(path, settings, target)
+    psf, facts = one.read(path, settings | {"kind": given.get("kind")}, target)
     if not settings.get("insist"):
         check_belongs(facts, target, path)
         check_covers(psf, target, path)

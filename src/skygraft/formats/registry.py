@@ -258,7 +258,7 @@ def _prepare(
     if hdu is not None:
         asked["hdu"] = hdu
     takes_psf = "psf" in {field.name for field in dataclasses.fields(fmt.Options)}
-    option, psf = psf_option(psf, takes_psf, images=fmt.reads_psf_images)
+    option, psf = psf_option(psf, takes_psf)
     return fmt, asked | option, psf
 
 
