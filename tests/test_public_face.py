@@ -228,3 +228,10 @@ def test_the_wcs_gives_and_takes_sky_coordinates() -> None:
     rows, columns = exposure.wcs.world_to_array_index(sky)
     assert (rows.tolist(), columns.tolist()) == ([2003, 2004], [1010, 1021])
     assert exposure.wcs.low_level_wcs is exposure.wcs
+
+
+def test_help_of_settings_describes_them_before_anything_else_was_used() -> None:
+    shown = python(
+        "import pydoc, skygraft; print(pydoc.render_doc(skygraft.InjectionOptions, renderer=pydoc.plaintext))"
+    )
+    assert "Parameters" in shown and "wings : " in shown and "flux_tolerance : " in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -99,6 +100,11 @@ def test_commands_take_urls(survey: Path, tmp_path: Path) -> None:
     output = tmp_path / "injected.fits"
     done = CliRunner().invoke(app, ["inject", image, fakes, "-o", str(output), "--psf", "moffat:0.8 arcsec"])
     assert done.exit_code == 0 and output.exists(), done.output
+    for command in ("show", "validate"):
+        listed = CliRunner().invoke(app, ["catalog", command, fakes, "--json"])
+        assert listed.exit_code == 0 and url_for(json.loads(listed.output)["path"]) in (None, fakes), listed.output
+    missing = CliRunner().invoke(app, ["catalog", "show", f"{fakes}.none"])
+    assert missing.exit_code == 1 and f"{fakes}.none: there is no such file" in missing.output + missing.stderr
     refused = CliRunner().invoke(app, ["inject", image, fakes, "-o", "s3://bucket/x.fits"])
     assert refused.exit_code == 1 and "writes files of this machine" in refused.output + refused.stderr
 
@@ -151,3 +157,28 @@ def test_a_psf_at_a_url(survey: Path, tmp_path: Path) -> None:
     assert np.array_equal(here.psf.kernels(10.0, 10.0), there.psf.kernels(10.0, 10.0))
     of_image = CalibrationConfig(psf=f"{folder}/{{stem}}.psf").psf_of(bring(url_of(image)))
     assert isinstance(of_image, Path) and is_file(of_image) and url_for(of_image) == f"{folder}/image-000.psf"
+
+
+def test_settings_of_a_psf_at_a_url_and_commands(survey: Path, tmp_path: Path) -> None:
+    write_psfex(tmp_path / "star.psf")
+    url, image = url_of(tmp_path / "star.psf"), survey / "raw/image-000.fits"
+    here = read_exposure(image, psf=tmp_path / "star.psf")
+    there = read_exposure(image, psf={"path": url})
+    assert here.psf is not None and there.psf is not None
+    assert np.array_equal(here.psf.kernels(10.0, 10.0), there.psf.kernels(10.0, 10.0))
+    for given in (url, f"{{path: '{url}'}}"):
+        shown = CliRunner().invoke(app, ["inspect", str(image), "--psf", given])
+        assert shown.exit_code == 0 and "PSFEx" in shown.output, shown.output + shown.stderr
+        output = ["-o", str(tmp_path / "out.fits"), "--overwrite"]
+        done = CliRunner().invoke(app, ["inject", str(image), str(survey / "fakes.parquet"), "--psf", given, *output])
+        assert done.exit_code == 0, done.output + done.stderr
+
+
+def test_visits_at_urls(survey: Path) -> None:
+    from skygraft.cli.consistency import _files
+
+    folder = url_of(survey / "raw")
+    found = _files([f"{folder}/image-*.fits", f"{folder}/image-001.fits"], survey / "raw/image-000.fits")
+    assert [path.name for path in found if is_file(path)] == ["image-001.fits", "image-002.fits"]
+    with pytest.raises(ConfigError, match="no file matches"):
+        _files([f"{folder}/none-*.fits"], survey / "raw/image-000.fits")

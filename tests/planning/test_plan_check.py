@@ -156,6 +156,13 @@ def test_no_psf(make_campaign: MakeCampaign) -> None:
     assert "survey.calibration.psf" in str(found.troubles[0])
 
 
+def test_a_psf_that_is_missing_is_named(make_campaign: MakeCampaign) -> None:
+    found, rows = check(make_campaign(survey={"calibration": {"psf": "models/none.psf"}}))
+    assert [(trouble.kind, trouble.n_images) for trouble in found.troubles] == [("unreadable", 4)]
+    assert all("models/none.psf: " in row["problem"] for row in rows.values())
+    assert "models/none.psf" in str(found.troubles[0])
+
+
 def test_images_that_are_gone_or_damaged(make_campaign: MakeCampaign, survey: Path, monkeypatch: Any) -> None:
     campaign = make_campaign()
     plan = plan_images(campaign.config)

@@ -49,7 +49,7 @@ def _unusable_lines(unusable: Sequence[UnusableImage], output: str) -> list[str]
     lines = [f"{len(unusable)} more images cannot be used:"]
     lines += [f"  {bad.path}: {bad.error}: {bad.message}" for bad in unusable[:_SHOWN]]
     if len(unusable) > _SHOWN:
-        lines.append(f"  ... all of them in {Layout(Path(output)).failures}")
+        lines.append(f"  ... all of them in {output}/{Layout(Path()).failures.name}")
     return lines
 
 
@@ -133,7 +133,7 @@ class RunSummary:
         ]
         lines += [f"  {f.image_id}: {f.error}: {f.message}" for f in self.failures[:_SHOWN]]
         if len(self.failures) > _SHOWN:
-            lines.append(f"  ... all of them in {Layout(Path(self.output)).failures}")
+            lines.append(f"  ... all of them in {self.output}/{Layout(Path()).failures.name}")
         lines += _unusable_lines(self.unusable, self.output)
         if self.n_quarantined:
             lines.append(f"{self.n_quarantined} images are in quarantine; --retry-failed tries them again")

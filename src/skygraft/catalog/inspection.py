@@ -22,6 +22,8 @@ from skygraft.catalog.hats_files import FolderCatalog
 from skygraft.catalog.io import file_format, is_streamed, open_stream, read_table, resolve_stamps, stamps_beside
 from skygraft.catalog.schema import COLUMNS, MOTION, bands_of, strings, values
 from skygraft.errors import CatalogError
+from skygraft.place_names import shown_place
+from skygraft.places import bring_all, is_place
 
 __all__ = ["BandSummary", "CatalogProblem", "CatalogReport", "inspect_catalog"]
 
@@ -134,7 +136,8 @@ def inspect_catalog(
     -------
     CatalogReport
     """
-    report = CatalogReport(os.fspath(path))
+    path = bring_all(path) if is_place(path) else path
+    report = CatalogReport(shown_place(path))
     look = _Look(report, band, dict(columns or {}))
     try:
         with ExitStack() as stack:

@@ -329,7 +329,7 @@ def iter_catalog(
     QTable
         Up to `chunk_rows` rows, in the order of the file.
     """
-    path = Path(path)
+    path = Path(bring_all(path) if is_place(path) else path)
     columns = columns or {}
     if not is_streamed(path):
         table = read_catalog(path, dialect=dialect, band=band, on_bad=on_bad, columns=columns)

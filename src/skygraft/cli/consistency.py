@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -221,19 +221,27 @@ def _files(patterns: list[str], coadd: Path) -> list[Path]:
     import glob
 
     from skygraft.errors import ConfigError
-    from skygraft.places import find_copies, given_path, is_place
+    from skygraft.place_names import is_url
+    from skygraft.places import find_copies, given_path
 
     found: set[Path] = set()
     for pattern in patterns:
-        matching: list[Any]
-        if is_place(pattern):
+        matching: Sequence[str | Path]
+        if is_url(pattern):
             matching = find_copies(pattern) if set("*?[") & set(pattern) else [given_path(pattern)]
         else:
             matching = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)  # noqa: PTH207
         if not matching:
             raise ConfigError(f"no file matches {pattern!r}", key="--visits", fix="Check the pattern; quote it")
         found.update(Path(one) for one in matching)
-    return sorted(path for path in found if path.resolve() != given_path(coadd).resolve())
+    return sorted(path for path in found if _whole(path) != _whole(given_path(coadd)))
+
+
+def _whole(path: Path) -> str:
+    """A path by which two names of one file are the same: of a copy its URL."""
+    from skygraft.place_names import url_of
+
+    return url_of(path) or path.resolve().as_uri()
 
 
 type _Given = tuple[str, str | None, str | None, float | None, str | None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,6 +52,6 @@ def status(
         for failure in found.failures[:20]:
             echo(f"  {failure.image_id}: {failure.error}: {failure.message}")
         if found.n_failed > 20:
-            echo(f"  ... and {found.n_failed - 20} more, in {Path(found.output) / 'failures.parquet'}")
+            echo(f"  ... and {found.n_failed - 20} more, in {found.output}/failures.parquet")
     if found.n_failed or found.n_unusable or found.n_damaged or found.files:
         raise typer.Exit(1)

@@ -83,7 +83,7 @@ def check_psf_settings(given: Any) -> None:
 
 
 def psf_files(given: Any, target: PsfTarget | None = None) -> tuple[Path, ...]:
-    """Return the files that a PSF is read from.
+    """Return the files that a PSF is read from; of files in a store their copies on this machine.
 
     Parameters
     ----------
@@ -99,9 +99,9 @@ def psf_files(given: Any, target: PsfTarget | None = None) -> tuple[Path, ...]:
     if isinstance(given, Mapping):
         given = _of_band(given, target)
     if isinstance(given, str | os.PathLike):
-        return (Path(given),)
+        return (_local(given),)
     if isinstance(given, Mapping) and isinstance(given.get("path"), str | os.PathLike):
-        return (Path(given["path"]),)
+        return (_local(given["path"]),)
     return ()
 
 
