@@ -180,7 +180,7 @@ BAD_FILES: dict[str, tuple[Callable[[Any, str], Path], type[SkygraftError], tupl
     "zero length": (damaged(lambda b: b""), CorruptFileError, ("empty (0 bytes)", "again")),
     "not FITS": (damaged(lambda b: b"hello"), UnknownFormatError, ("no format recognises", "Check that")),
     "table": (table_only, UnknownFormatError, ("no format recognises", "the file holds 0", "no image")),
-    "cube": (cube, UnknownFormatError, ("no format recognises", "120x120x2 image")),
+    "cube": (cube, UnknownFormatError, ("a cube of 2 x 120 x 120 pixels", "120x120x2 image", "a file of its own")),
     "no WCS": (
         lambda night, name: night.write_image(name, detector=2, **night.WITHOUT_WCS),
         MissingWcsError,
@@ -261,7 +261,7 @@ def test_a_psf_that_is_none(night: Any, psf: str, words: tuple[str, ...]) -> Non
 
 
 def test_an_image_for_a_psf(night: Any) -> None:
-    night.refused("image.fits", "not a PSFEx model", "Give the PSFEx file", psf=("--psf", night.image))
+    night.refused("image.fits", "no image of a point source", "Give another PSF", psf=("--psf", night.image))
 
 
 def write_psf_table(path: Path, ccds: list[str], expnum: int = 1234) -> Path:
@@ -318,7 +318,8 @@ def test_a_psf_table_of_another_ccd(night: Any, ccds: list[str], expnum: int) ->
 
 def test_a_table_of_several_ccds_for_an_ordinary_image(night: Any) -> None:
     table = write_psf_table(night.folder / "many.fits", ["S10", "N4"])
-    night.refused("many.fits[1]", "key ccdname", "S10, N4", "Say which", psf=("--psf", table))
+    words = ("key ccdname", "exposure 77 was asked for", "S10, N4 of exposures 1234", "give one of the CCDs")
+    night.refused("many.fits[1]", *words, psf=("--psf", table))
 
 
 @pytest.mark.parametrize("gain", [None, 0.0, -1.0])

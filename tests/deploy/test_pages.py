@@ -19,6 +19,8 @@ from skygraft.cli import app
 from skygraft.config.campaign import load_config
 from skygraft.config.cluster import load_profile
 from skygraft.config.cluster_kinds import KINDS
+from skygraft.formats.psf_kinds import KINDS as PSF_KINDS
+from skygraft.formats.psf_kinds import psf_kind
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -97,7 +99,8 @@ def test_kinds_of_cluster_exist() -> None:
     }
     assert named - {"ConfigMap", "PROFILE"} >= {"slurm", "pbs", "lsf", "htcondor", "mpi", "slurm-runner", "kubernetes"}
     # Kinds of other things: PSFs, sky maps, and what catalogues are generated from.
-    others = {"moffat", "butler", "healpix", "explicit", "uniform", "around", "power_law"}
+    assert psf_kind("legacy_coadd") in PSF_KINDS
+    others = {*PSF_KINDS, "legacy_coadd", "moffat", "butler", "healpix", "explicit", "uniform", "around", "power_law"}
     assert {word for word in named if word.islower()} - others <= set(KINDS)
 
 
