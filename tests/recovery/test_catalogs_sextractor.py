@@ -30,7 +30,6 @@ from skygraft.recovery.measuring import measure_pair
 pytestmark = [
     pytest.mark.skipif(SEX is None, reason="Source Extractor is not installed"),
     pytest.mark.slow,
-    pytest.mark.xdist_group("sextractor"),
 ]
 
 
