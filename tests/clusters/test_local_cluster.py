@@ -16,6 +16,7 @@ from distributed import Client, LocalCluster
 from skygraft.campaign import Campaign
 from skygraft.clusters.cluster import open_cluster
 from skygraft.clusters.connection import insist
+from skygraft.clusters.dask_settings import ALLOCATOR
 from skygraft.clusters.guard import guard_workers
 from skygraft.clusters.preflight import Expectation
 from skygraft.config.cluster_kinds import LocalConfig, SchedulerConfig, SlurmConfig
@@ -89,6 +90,19 @@ def test_strangers_are_refused_without_being_asked_for_it() -> None:
             assert "PRIVATE KEY" not in shown
             assert "tls" not in " ".join(process.cmdline())
         assert opened.client.submit(sum, [1, 3]).result() == 4
+
+
+@pytest.mark.dask
+def test_the_environment_of_workers_is_not_left_to_the_process_that_started_them() -> None:
+    """Dask sets it in that process, too: later programs of a notebook would allocate memory as workers do."""
+    before = dict(os.environ)
+    with open_cluster(LocalConfig(n_workers=1)) as opened:
+        [theirs] = opened.client.run(lambda: dict(os.environ)).values()
+    assert ALLOCATOR.items() <= theirs.items()
+    assert theirs["OMP_NUM_THREADS"] == "1"
+    changed = {name for name in {*os.environ, *before} if os.environ.get(name) != before.get(name)}
+    # What Dask's processes know their parent by; it says nothing to others.
+    assert changed <= {"__DASK_PARENT_PID"}
 
 
 @pytest.mark.dask

@@ -179,10 +179,28 @@ def _open_scheduler(config: SchedulerConfig, say: Callable[[str], None]) -> Iter
 
 
 @contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Take back what Dask's nannies set in this process's environment when they start workers.
+
+    They set it for the workers; but later processes of this one would have it, too.
+    """
+    names = {*DRIVER["distributed.nanny.pre-spawn-environ"], "PYTHONHASHSEED"}
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
 def _open_local(config: LocalConfig) -> Iterator[OpenCluster]:
     count = config.n_workers or len(os.sched_getaffinity(0))
     security = Security.temporary() if config.uses_tls else None
-    with contextlib.ExitStack() as stack:
+    with _environment_kept(), contextlib.ExitStack() as stack:
         try:
             cluster = stack.enter_context(
                 LocalCluster(
