@@ -192,7 +192,7 @@ def _core_values(basis: NDArray[np.float64], row: float, column: float, radius: 
     with np.errstate(all="ignore"):
         splines = _splines(basis)
         first = np.arange(len(basis))[:, None] * (basis.shape[1] * basis.shape[2])
-        return _spline_values(splines.ravel(), first, *basis.shape[1:], row + y, column + x)
+        return _spline_values(splines.ravel(), (first, *basis.shape[1:]), row + y, column + x)
 
 
 def _many_widths(kernels: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -314,7 +314,8 @@ class _Contours:
 
     def _values(self, k: NDArray[np.int64], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Values of splines k at places (y, x), both of shape (K, M)."""
-        return _spline_values(self._splines, *(of[k] for of in self._of), y, x)
+        first, heights, lengths = self._of
+        return _spline_values(self._splines, (first[k], heights[k], lengths[k]), y, x)
 
     def widths(
         self, row: NDArray[np.int64], column: NDArray[np.int64], guess: NDArray[np.float64]
@@ -447,15 +448,13 @@ def _power(base: float, exponent: int) -> float:
 
 
 def _spline_values(
-    splines: NDArray[np.float64], first: Any, ny: Any, nx: Any, y: NDArray[np.float64], x: NDArray[np.float64]
+    splines: NDArray[np.float64], of: tuple[Any, Any, Any], y: NDArray[np.float64], x: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Evaluate splines at places (y, x): from `first` on in the flat array, of ny rows and nx columns; broadcast."""
+    """Evaluate splines at places (y, x), given where each begins in the flat array, its rows and columns; broadcast."""
+    first, ny, nx = (np.asarray(number)[..., None] for number in of)
     y0, x0 = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
-    rows, columns = (
-        _mirror(y0[..., None] + _TAPS, np.asarray(ny)[..., None]),
-        _mirror(x0[..., None] + _TAPS, np.asarray(nx)[..., None]),
-    )
-    begins = np.asarray(first)[..., None] + rows * np.asarray(nx)[..., None]
+    rows, columns = _mirror(y0[..., None] + _TAPS, ny), _mirror(x0[..., None] + _TAPS, nx)
+    begins = first + rows * nx
     terms = splines[begins[..., :, None] + columns[..., None, :]] * _weights(x - x0)[..., None, :]
     terms = _sum_last(terms) * _weights(y - y0)
     return _sum_last(terms)
