@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import xarray as xr
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
@@ -24,11 +23,12 @@ from skygraft.data_id import DataId, VisitInfo
 from skygraft.display import Rows, html_table, span, text_table
 from skygraft.errors import ConfigError, SkygraftError
 from skygraft.photometry.photo_calib import PhotoCalib
-from skygraft.planes import add_mask_plane, make_planes, mask_bit
+from skygraft.planes import Planes, add_mask_plane, make_planes, mask_bit
 from skygraft.psf.base import PSF, Box
 from skygraft.wcs.local import pixel_scale
 
 if TYPE_CHECKING:
+    import xarray as xr
     from astropy.coordinates import SkyCoord
     from astropy.nddata import CCDData, NDData
 
@@ -72,6 +72,16 @@ PHOTON_VARIANCE = "photon_variance"
 """Key of `Exposure.extra`: the part of the variance that is photon noise, where the file keeps it apart."""
 DIFFERENCE = "difference"
 """Key of `Exposure.extra`, of difference images: a `skygraft.psf.DifferenceImage`, how the image was made."""
+
+
+class _PlanesField:
+    """The field ``planes`` of an `Exposure`: asked for as a Dataset, which is made only then."""
+
+    def __get__(self, exposure: Exposure, owner: type[Exposure]) -> xr.Dataset:
+        return exposure.plain.dataset()
+
+    def __set__(self, exposure: Exposure, planes: xr.Dataset | Planes) -> None:
+        exposure.__dict__["planes"] = Planes.of(planes)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,15 +132,21 @@ class Exposure:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def plain(self) -> Planes:
+        """The planes as plain arrays, without making the Dataset."""
+        planes: Planes = self.__dict__["planes"]
+        return planes
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns (ny, nx)."""
-        ny, nx = self.planes["image"].shape
+        ny, nx = self.plain["image"].shape
         return ny, nx
 
     @property
     def xy0(self) -> tuple[int, int]:
         """Parent coordinates (x, y) of the first pixel."""
-        return int(self.planes["x"].values[0]), int(self.planes["y"].values[0])
+        return self.plain.xy0
 
     @property
     def box(self) -> Box:
@@ -141,22 +157,23 @@ class Exposure:
     @property
     def image(self) -> NDArray[np.float32]:
         """The image plane (ny, nx), in the units of ``planes["image"].attrs["units"]``."""
-        return self.planes["image"].values
+        return self.plain["image"]
 
     @property
     def variance(self) -> NDArray[np.float32] | None:
         """The variance plane (ny, nx), in image units squared; None where there is none."""
-        return self.planes["variance"].values if "variance" in self.planes else None
+        variance: NDArray[np.float32] | None = self.plain.get("variance")
+        return variance
 
     @property
     def mask(self) -> NDArray[np.int32]:
         """The mask plane (ny, nx): bits, which `mask_planes` names; `bad` says which pixels to leave out."""
-        return self.planes["mask"].values
+        return self.plain["mask"]
 
     @property
     def mask_planes(self) -> dict[str, int]:
         """Mask plane names and their bit values (2**bit)."""
-        attrs = self.planes["mask"].attrs
+        attrs = self.plain.attrs("mask")
         names = str(attrs.get("flag_meanings", "")).split()
         return {n: int(v) for n, v in zip(names, np.atleast_1d(attrs.get("flag_masks", [])), strict=True)}
 
@@ -375,7 +392,7 @@ class Exposure:
     def _rows(self) -> Rows:
         """Label and text of each line of `repr`: what one wants to see of an image first."""
         (ny, nx), (x0, y0) = self.shape, self.xy0
-        units = str(self.planes["image"].attrs.get("units", "")) or "unknown units"
+        units = self.plain.units or "unknown units"
         start = f", first pixel ({x0}, {y0})" if (x0, y0) != (0, 0) else ""
         known = ", ".join(f"{key} {value}" for key, value in self.data_id.as_dict().items())
         scale, place = self._describe_wcs()
@@ -438,7 +455,11 @@ class Exposure:
         -------
         Exposure
         """
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **{"planes": self.plain, **changes})
+
+
+# Not before: a dataclass takes what its class has for a default.
+Exposure.planes = _PlanesField()  # type: ignore[assignment]
 
 
 def _absent(reason: object) -> str:

@@ -1,4 +1,4 @@
-"""Public names that are imported when they are first used."""
+"""Public names, and libraries, that are imported when they are first used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["lazy_names"]
+__all__ = ["lazy_module", "lazy_names"]
 
 
 def lazy_names(package: str, homes: Mapping[str, tuple[str, ...]]) -> Callable[[str], Any]:
@@ -30,3 +30,34 @@ def lazy_names(package: str, homes: Mapping[str, tuple[str, ...]]) -> Callable[[
         return value
 
     return find
+
+
+class _LazyModule:
+    """Stands for a module until something of it is used.
+
+    Parameters
+    ----------
+    name : str
+        Of the module.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.__name = name
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(importlib.import_module(self.__name), name)
+        setattr(self, name, value)
+        return value
+
+
+def lazy_module(name: str) -> Any:
+    """Return what stands for a library's module that is imported when something of it is first used.
+
+    For libraries that take long to import and that few of the functions of a module need.
+
+    Parameters
+    ----------
+    name : str
+        Full name, such as ``"scipy.fft"``.
+    """
+    return _LazyModule(name)

@@ -71,7 +71,7 @@ def _parts(exposure: Exposure, bad: str | Iterable[str] | None) -> dict[str, Any
 
 def _unit(exposure: Exposure) -> Any:
     """The image's unit as astropy's; dimensionless where astropy does not know it."""
-    name = parse_unit(str(exposure.planes["image"].attrs.get("units", ""))).name
+    name = parse_unit(exposure.plain.units).name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", u.UnitsWarning)
         try:

@@ -25,9 +25,10 @@ import numpy as np
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
-from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.exposure import DataId, Exposure, VisitInfo
 from skygraft.lazy import lazy_names
 from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib
+from skygraft.planes import Planes
 from skygraft.psf import PSF, MoffatPSF, check_psf
 from skygraft.wcs import FitsWcs
 
@@ -156,7 +157,7 @@ def make_exposure(
     image = np.full(shape, sky, dtype=np.float64)
     if noise:
         image += np.sqrt(variance) * np.random.default_rng(seed).standard_normal(shape)
-    planes = make_planes(
+    planes = Planes.from_arrays(
         image,
         np.full(shape, variance, dtype=np.float32),
         mask_planes=MASK_PLANES,
@@ -198,7 +199,7 @@ def assert_exposures_equal(
     assert actual.shape == expected.shape, f"shapes differ: {actual.shape} and {expected.shape}"
     assert actual.xy0 == expected.xy0, f"origins differ: {actual.xy0} and {expected.xy0}"
     for name in ("image", "variance"):
-        have = name in actual.planes, name in expected.planes
+        have = name in actual.plain, name in expected.plain
         assert have[0] == have[1], f"only the {'first' if have[0] else 'second'} exposure has a {name} plane"
         if have[0]:
             _assert_plane(name, actual, expected, rtol, atol)
@@ -212,10 +213,10 @@ def assert_exposures_equal(
 
 
 def _assert_plane(name: str, actual: Exposure, expected: Exposure, rtol: float, atol: float) -> None:
-    a, b = actual.planes[name], expected.planes[name]
-    units = a.attrs.get("units"), b.attrs.get("units")
+    a, b = actual.plain, expected.plain
+    units = a.attrs(name).get("units"), b.attrs(name).get("units")
     assert units[0] == units[1], f"units of {name} differ: {units[0]!r} and {units[1]!r}"
-    x, y = a.values.astype(np.float64), b.values.astype(np.float64)
+    x, y = a[name].astype(np.float64), b[name].astype(np.float64)
     same = (x == y) | (np.isnan(x) & np.isnan(y))
     with np.errstate(invalid="ignore"):
         differ = ~(same | (np.abs(x - y) <= atol + rtol * np.abs(y)))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from skygraft.errors import ConfigError
-from skygraft.psf import PSF, FixedKernelPSF, FwhmMeter, GaussianPSF, KernelBasisPSF, MoffatPSF, kernel_fwhm
+from skygraft.psf import PSF, FixedKernelPSF, FwhmMeter, GaussianPSF, KernelBasisPSF, MoffatPSF, kernel_fwhm, measure
+from skygraft.psf.linear import combine
 
 
 def gaussian(fwhm: float, q: float, angle: float, dx: float, dy: float, n: int) -> np.ndarray:
@@ -64,6 +65,43 @@ def test_batch_is_its_singles() -> None:
 def test_a_model_without_any_width_has_none() -> None:
     flat = FixedKernelPSF(np.ones((5, 5)))
     assert np.isnan(FwhmMeter(flat, [0.0, 9.0], [0.0, 9.0])(flat.coefficients([0.0, 9.0], [0.0, 9.0]))).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 1), (3, 2), (5, 9), (25, 31), (41, 41)]))
+@settings(max_examples=25)
+def test_few_and_many_kernels_have_the_same_widths_to_the_last_bit(seed: int, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(seed)
+    whole = [
+        gaussian(rng.uniform(1, 9), rng.uniform(0.4, 1), rng.uniform(0, 3), *rng.uniform(-9, 9, 2), 41)
+        for _ in range(20)
+    ]
+    kernels = np.array(whole)[:, : shape[0], : shape[1]] * 10.0 ** rng.uniform(-5, 5, (20, 1, 1))
+    kernels += rng.normal(scale=0.003, size=kernels.shape) * np.abs(kernels).max(axis=(1, 2), keepdims=True)
+    kernels[0, 0, 0], kernels[1] = np.nan, -1.0
+    few, many = measure._widths(kernels), measure._many_widths(kernels)
+    assert few.tobytes() == many.tobytes()
+    assert np.isfinite(few[2:]).any() or min(shape) < 25
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=25)
+def test_few_and_many_sums_have_the_same_widths_to_the_last_bit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [gaussian(w, q, rng.uniform(0, 3), 0, 0, 31) for w, q in ((3.0, 0.9), (4.0, 0.7), (3.5, 1.0))]
+    meter = FwhmMeter(stack_of(parts), 0.0, 0.0)
+    values = combine(rng.normal(0.5, 0.6, (60, 3)), meter._values)
+    few, many = (
+        work(values, measure._RADII * meter._radius) for work in (measure._contour_widths, measure._many_contour_widths)
+    )
+    assert few.tobytes() == many.tobytes()
+    assert 0 < np.isfinite(few).sum() < len(few)
+
+
+def test_a_process_that_has_measured_many_goes_on_with_compiled_loops(monkeypatch) -> None:
+    monkeypatch.setattr(measure, "_kernels", measure._Tally(3))
+    monkeypatch.setattr(measure, "_many_widths", lambda kernels: np.full(len(kernels), -1.0))
+    kernels = GaussianPSF(fwhm=3.0, shape=(15, 15)).kernels([0.0] * 3, [0.0] * 3)
+    assert [float(kernel_fwhm(kernels)[0]) < 0 for _ in range(3)] == [False, True, True]
 
 
 def test_no_width() -> None:

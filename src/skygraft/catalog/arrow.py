@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from astropy.table import Column, MaskedColumn, QTable
 from astropy.table import meta as table_meta
 from astropy.units import Quantity, UnrecognizedUnit
@@ -21,7 +20,10 @@ from skygraft.catalog.columns import SOURCE_TYPE, ColumnReader, Refusal, parse_u
 from skygraft.catalog.votables import parse_votable
 from skygraft.errors import CorruptFileError
 from skygraft.json_text import parse_json
+from skygraft.lazy import lazy_module
 from skygraft.yaml_text import check_yaml
+
+pc = lazy_module("pyarrow.compute")
 
 __all__ = ["from_arrow", "pandas_index", "to_arrow", "with_index"]
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
@@ -29,6 +28,9 @@ from skygraft.catalog.schema import COLUMNS, values
 from skygraft.disk import FileIdentity
 from skygraft.errors import CatalogError, CorruptFileError
 from skygraft.json_text import parse_json
+from skygraft.lazy import lazy_module
+
+pc = lazy_module("pyarrow.compute")
 
 __all__ = [
     "MARKER",

@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import yaml
 from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
@@ -26,7 +24,11 @@ from numpy.typing import NDArray
 from skygraft.catalog.arrow_arrays import numpy_array, one_array, texts_of
 from skygraft.catalog.columns import Refusal, refuse, shorten
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftWarning
+from skygraft.lazy import lazy_module
 from skygraft.yaml_text import YamlError, check_yaml
+
+pc = lazy_module("pyarrow.compute")
+pa_csv = lazy_module("pyarrow.csv")
 
 __all__ = [
     "FETCH_AGAIN",

@@ -19,7 +19,6 @@ from xml.parsers import expat
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
@@ -27,6 +26,9 @@ from skygraft.catalog.arrow_arrays import numpy_array, texts_of
 from skygraft.catalog.columns import Refusal, parse_unit, refuse, shorten
 from skygraft.catalog.text_tables import FETCH_AGAIN, FLOAT, INTEGER, SPECIAL, read_packed, without_repeated
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftError
+from skygraft.lazy import lazy_module
+
+pc = lazy_module("pyarrow.compute")
 
 __all__ = ["Field", "parse_votable", "read_votable"]
 

@@ -40,7 +40,7 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
         "exposure_time": exposure.visit_info.exposure_time,
         "shape": list(exposure.shape),
         "xy0": list(exposure.xy0),
-        "units": str(exposure.planes["image"].attrs.get("units", "")),
+        "units": exposure.plain.units,
         "has_variance": exposure.variance is not None,
         "wcs": {
             "kind": type(exposure.wcs).__name__,

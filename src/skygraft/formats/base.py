@@ -365,7 +365,7 @@ class ImageCalibration:
         """Return the calibration of an exposure."""
         calib = exposure.photo_calib
         return cls(
-            unit=str(exposure.planes["image"].attrs.get("units", "adu")),
+            unit=str(exposure.plain.attrs("image").get("units", "adu")),
             wcs=exposure.wcs,
             shape=exposure.shape,
             xy0=exposure.xy0,

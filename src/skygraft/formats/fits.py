@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError, PsfError
-from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.exposure import DataId, Exposure, VisitInfo
 from skygraft.fitsfile.open import is_fits, open_fits
 from skygraft.formats.base import (
     CAUTION,
@@ -58,6 +58,7 @@ from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.formats.psf_target import PsfTarget
 from skygraft.formats.survey_products import refuse_product
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
+from skygraft.planes import Planes
 from skygraft.psf import PSF, Box
 from skygraft.wcs import (
     TABLE_NAMES,
@@ -236,7 +237,7 @@ class FitsFormat(Format):
         mask, planes = self._mask(opened, given)
         extra = {LAYOUT: layout, FILES: stamps, **found.extra(), **self._further(opened, given)}
         exposure = Exposure(
-            make_planes(image, variance, mask, mask_planes=planes, units=found.unit),
+            Planes.from_arrays(image, variance, mask, mask_planes=planes, units=found.unit),
             found.wcs,
             psf=found.psf,
             photo_calib=found.photo_calib,

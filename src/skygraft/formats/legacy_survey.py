@@ -23,7 +23,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError, ConfigError, FormatError, PsfError, UncalibratedImageError
-from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.exposure import DataId, Exposure, VisitInfo
 from skygraft.fitsfile.cards import card_value
 from skygraft.fitsfile.open import is_fits
 from skygraft.formats.base import (
@@ -47,6 +47,7 @@ from skygraft.formats.legacy_gain import PER_SECOND, read_legacy_gain
 from skygraft.formats.legacy_tables import CcdRow, beside, find_ccds, find_psfex, find_root, find_row
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, default_candidate, header_candidates
 from skygraft.places import is_file
+from skygraft.planes import Planes
 from skygraft.psf import PSF, read_psfex
 from skygraft.wcs import FitsWcs, check_pixel_scale, pixel_scale, read_fits_wcs
 
@@ -216,7 +217,7 @@ class LegacySurveyFormat(Format):
             variance = variance_from_noise("weight", read_pixels(layout.planes.noise)[0])
         mask, planes, dq_kind = self._mask(opened, given, image.shape)
         exposure = Exposure(
-            make_planes(image, variance, mask, mask_planes=planes, units=found.unit),
+            Planes.from_arrays(image, variance, mask, mask_planes=planes, units=found.unit),
             found.wcs,
             psf=found.psf,
             photo_calib=found.photo_calib,

@@ -18,7 +18,7 @@ from skygraft.errors import (
     PsfError,
     UncalibratedImageError,
 )
-from skygraft.exposure import AMPLIFIERS, COADD_INPUTS, COADD_NOISE, DataId, Exposure, VisitInfo, make_planes
+from skygraft.exposure import AMPLIFIERS, COADD_INPUTS, COADD_NOISE, DataId, Exposure, VisitInfo
 from skygraft.fitsfile.cards import CardUpdates, card_value
 from skygraft.fitsfile.rewrite import rewrite_fits
 from skygraft.formats import afw_objects
@@ -59,6 +59,7 @@ from skygraft.photometry import (
     header_candidates,
     schema_candidates,
 )
+from skygraft.planes import Planes
 from skygraft.psf import PSF, Box
 
 __all__ = ["AfwOptions", "LsstAfwFormat"]
@@ -345,7 +346,7 @@ class LsstAfwFormat(Format):
         with open_afw(path) as opened:
             data_id = _data_id(opened, parsed)
             found = _calibration(opened, catalog, data_id.instrument, allow_pickle=parsed.allow_pickle)
-            planes = make_planes(
+            planes = Planes.from_arrays(
                 read_plane(opened, "IMAGE", np.float32),
                 read_plane(opened, "VARIANCE", np.float32) if "VARIANCE" in opened.hdus else None,
                 read_plane(opened, "MASK", np.int32),

@@ -25,7 +25,7 @@ from skygraft.errors import (
     SkygraftError,
     UncalibratedImageError,
 )
-from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.exposure import DataId, Exposure, VisitInfo
 from skygraft.fitsfile.cards import header_of
 from skygraft.fitsfile.open import map_fits
 from skygraft.fitsfile.rewrite import atomic_output
@@ -47,6 +47,7 @@ from skygraft.formats.lsst_images_parts import coadd_noise, difference_image
 from skygraft.formats.lsst_images_psfs import build_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
 from skygraft.photometry.origins import aperture_correction_hints, default_candidate, schema_candidates
+from skygraft.planes import Planes
 from skygraft.wcs import AstWcs, pixel_scale
 
 __all__ = ["LsstImagesFormat"]
@@ -263,7 +264,7 @@ class LsstImagesFormat(Format):
         stamps = identify_files(_files(path, parsed))
         image = load(path)
         found = _calibration(image, path, parsed)
-        planes = make_planes(
+        planes = Planes.from_arrays(
             image.image.array,
             image.variance.array,
             _mask_bits(image.mask),

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError, FormatError, PsfError, UncalibratedImageError
-from skygraft.exposure import COADD_NOISE, PHOTON_VARIANCE, DataId, Exposure, VisitInfo, make_planes
+from skygraft.exposure import COADD_NOISE, PHOTON_VARIANCE, DataId, Exposure, VisitInfo
 from skygraft.formats.asdf_blocks import AsdfArray, is_asdf, map_asdf
 from skygraft.formats.asdf_rewrite import rewrite_asdf
 from skygraft.formats.base import (
@@ -42,6 +42,7 @@ from skygraft.formats.space_noise import added_variance
 from skygraft.noise import CoaddNoise
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, parse_unit, summed_unit
 from skygraft.places import is_file
+from skygraft.planes import Planes
 from skygraft.wcs import GwcsWcs, check_pixel_scale, pixel_scale
 
 __all__ = ["RomanFormat", "RomanOptions"]
@@ -168,7 +169,7 @@ class RomanFormat(Format):
         if tree.caution:
             extra[CAUTION] = tree.caution
         return Exposure(
-            make_planes(image, variance, mask, mask_planes=planes, units=found.unit),
+            Planes.from_arrays(image, variance, mask, mask_planes=planes, units=found.unit),
             found.wcs,
             psf=found.psf,
             photo_calib=found.photo_calib,

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.errors import ConfigError, FormatError, PsfError
-from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.exposure import DataId, Exposure, VisitInfo
 from skygraft.fitsfile.open import is_fits
 from skygraft.formats.base import (
     CAUTION,
@@ -59,6 +59,7 @@ from skygraft.formats.sdss_camera import (
 )
 from skygraft.photometry import ReferenceCandidate
 from skygraft.places import is_file
+from skygraft.planes import Planes
 from skygraft.psf import PSF, read_psfield
 from skygraft.wcs import has_wcs
 
@@ -149,7 +150,7 @@ class SdssFrameFormat(FitsFormat):
         psfield = _find_psfield(Path(path), list_hdus(path), given)
         if psfield is not None:
             extra[FILES] = {**extra[FILES], **identify_files([psfield])}
-        planes = exposure.planes
+        planes = exposure.plain
         if exposure.variance is None and given.variance is not False:
             variance = _variance(Path(path), exposure.image)
             if variance is None:
@@ -158,9 +159,9 @@ class SdssFrameFormat(FitsFormat):
                     "not known"
                 )
             else:
-                unit = str(planes["image"].attrs["units"])
+                unit = str(planes.attrs("image")["units"])
                 bits = {name: value.bit_length() - 1 for name, value in exposure.mask_planes.items()}
-                planes = make_planes(exposure.image, variance, exposure.mask, mask_planes=bits, units=unit)
+                planes = Planes.from_arrays(exposure.image, variance, exposure.mask, mask_planes=bits, units=unit)
         return exposure.replace(planes=planes, extra=extra)
 
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:

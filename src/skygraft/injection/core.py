@@ -350,7 +350,7 @@ def _draw(
         xy0=exposure.xy0,
         correlation=None if noise is None else noise.correlation,
         out=canvas.model,
-        variance_out=None if variance is None else planes["variance"].values,
+        variance_out=None if variance is None else planes["variance"],
     )
     if taken is not None:  # the template's photon noise is not known
         np.add(canvas.model, taken, out=canvas.model, where=taken != 0)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from skygraft.errors import InjectionError
@@ -15,6 +14,7 @@ from skygraft.injection.coadd_noise import NoiseModel
 from skygraft.injection.placing import LARGEST_FLUX
 from skygraft.jit import compiled
 from skygraft.noise import Gain
+from skygraft.planes import Planes
 from skygraft.render import Canvas, RenderReport, Sources
 
 __all__ = ["Drawn", "check_planes", "mark", "new_planes", "with_planes"]
@@ -31,7 +31,7 @@ class Drawn:
 
     Parameters
     ----------
-    planes : xarray.Dataset
+    planes : Planes
         With new arrays for those that changed.
     report : RenderReport
         One entry per source.
@@ -41,15 +41,13 @@ class Drawn:
         How the noise is correlated between pixels; None without noise, or where LSST's conventions make it.
     """
 
-    planes: xr.Dataset
+    planes: Planes
     report: RenderReport
     gain: Gain | None
     noise: NoiseModel | None = None
 
 
-def new_planes(
-    exposure: Exposure, image: NDArray[np.float32], *, new_variance: bool, new_mask: bool = True
-) -> xr.Dataset:
+def new_planes(exposure: Exposure, image: NDArray[np.float32], *, new_variance: bool, new_mask: bool = True) -> Planes:
     """Give an exposure's planes another image, and empty arrays for the other planes that will change.
 
     Parameters
@@ -63,25 +61,22 @@ def new_planes(
 
     Returns
     -------
-    xarray.Dataset
+    Planes
     """
-    planes = exposure.planes.copy(deep=False)
-    planes["image"] = (planes["image"].dims, image, dict(planes["image"].attrs))
-    changed = {"mask": new_mask, "variance": new_variance and "variance" in planes}
-    for name in (name for name, new in changed.items() if new):
-        old = planes[name]
-        planes[name] = (old.dims, np.empty_like(old.values, order="C"), dict(old.attrs))
-    return planes
+    old = exposure.plain
+    changed = {"mask": new_mask, "variance": new_variance and "variance" in old}
+    empty = {name: np.empty_like(old[name], order="C") for name, new in changed.items() if new}
+    return old.with_arrays({"image": image, **empty})
 
 
-def with_planes(exposure: Exposure, planes: Any) -> Exposure:
+def with_planes(exposure: Exposure, planes: Planes) -> Exposure:
     """Give an exposure new planes, and the variance of the new light to the part that is photon noise.
 
     Parameters
     ----------
     exposure : Exposure
         The image before injection.
-    planes : xarray.Dataset
+    planes : Planes
         The new planes.
 
     Returns
@@ -89,15 +84,15 @@ def with_planes(exposure: Exposure, planes: Any) -> Exposure:
     Exposure
     """
     photons, before = exposure.extra.get(PHOTON_VARIANCE), exposure.variance
-    if photons is None or before is None or planes["variance"].values is before:
+    if photons is None or before is None or planes["variance"] is before:
         return exposure.replace(planes=planes)
-    after = planes["variance"].values
+    after = planes["variance"]
     photons = np.where(np.isfinite(before) & (after != before), photons + (after - before), photons)
     return exposure.replace(planes=planes, extra={**exposure.extra, PHOTON_VARIANCE: photons})
 
 
 def mark(
-    planes: xr.Dataset,
+    planes: Planes,
     canvas: Canvas,
     exposure: Exposure,
     sources: Sources,
@@ -108,7 +103,7 @@ def mark(
 
     Parameters
     ----------
-    planes : xarray.Dataset
+    planes : Planes
         With a new array for the mask, which is filled.
     canvas : Canvas
         The light of the sources.
@@ -123,7 +118,7 @@ def mark(
     """
     injected = np.int32(1 << add_mask_plane(planes, "INJECTED"))
     core = np.int32(1 << add_mask_plane(planes, "INJECTED_CORE"))
-    mask = planes["mask"].values
+    mask = planes["mask"]
     if exposure.variance is not None:
         variance = exposure.variance
     else:
@@ -181,14 +176,14 @@ def _mark_cores(
                 mask[row, column] |= bit
 
 
-def check_planes(exposure: Exposure, planes: xr.Dataset, report: RenderReport, gain: Gain | None) -> None:
+def check_planes(exposure: Exposure, planes: Planes, report: RenderReport, gain: Gain | None) -> None:
     """Check that finite pixels have stayed finite; only where the flux is large enough to overflow.
 
     Parameters
     ----------
     exposure : Exposure
         The image before.
-    planes : xarray.Dataset
+    planes : Planes
         The new planes.
     report : RenderReport
         What was drawn.
@@ -205,7 +200,7 @@ def check_planes(exposure: Exposure, planes: xr.Dataset, report: RenderReport, g
         return
     for name in ("image", "variance"):
         if name in planes:
-            lost = np.isfinite(exposure.planes[name].values) & ~np.isfinite(planes[name].values)
+            lost = np.isfinite(exposure.plain[name]) & ~np.isfinite(planes[name])
             if lost.any():
                 raise InjectionError(
                     f"{np.count_nonzero(lost)} pixels of the {name} plane would not be finite",

@@ -215,7 +215,7 @@ def place(
             "flags": flags,
         },
     )
-    truth.meta["image_units"] = str(exposure.planes["image"].attrs.get("units", ""))
+    truth.meta["image_units"] = exposure.plain.units
     placed_rows = rows[drawn]
     template_flux = None
     if in_its_template is not None:

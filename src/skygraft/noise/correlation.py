@@ -22,12 +22,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from skygraft.jit import compiled
+from skygraft.lazy import lazy_module
 from skygraft.noise.coadd import CellGrid
 from skygraft.noise.poisson import fill
 from skygraft.noise.tables import tables
+
+fft = lazy_module("scipy.fft")
 
 __all__ = [
     "LAGS",

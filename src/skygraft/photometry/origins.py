@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from astropy.io import fits
 
 from skygraft.errors import ApertureConflictError, CorruptFileError, FormatError
 from skygraft.fitsfile.open import open_fits
+from skygraft.lazy import lazy_module
 from skygraft.photometry.radius import NORMALISED_TOPHAT, field_name_candidate, parse_field_radius, parse_radius
 from skygraft.photometry.reference import CandidateLevel, ReferenceCandidate
 from skygraft.yaml_text import check_yaml
+
+pq = lazy_module("pyarrow.parquet")
+pa = lazy_module("pyarrow")
 
 __all__ = [
     "aperture_correction_hints",
@@ -200,7 +202,7 @@ def _parquet(path: Path) -> list[ReferenceCandidate]:
     return _normalised_column(columns) or _only_radius(columns)
 
 
-def _parquet_docs(schema: pa.Schema) -> dict[str, str]:
+def _parquet_docs(schema: Any) -> dict[str, str]:
     """Each column's documentation: of its field's metadata, or in the header that astropy (and the Butler) writes."""
     docs: dict[str, str] = {}
     header = (schema.metadata or {}).get(b"table_meta_yaml")
@@ -246,7 +248,7 @@ def _only_radius(columns: _Columns) -> list[ReferenceCandidate]:
     return columns.named(name, f"column {name} in {columns.path.name}")
 
 
-def _equal_column(file: pq.ParquetFile, names: list[str]) -> tuple[str, str] | None:
+def _equal_column(file: Any, names: list[str]) -> tuple[str, str] | None:
     """Give the slot's flux column and the one named flux that is equal to it in every row."""
     slot = next((name for name in names if _SLOT_FLUX.match(name)), None)
     if slot is None or not file.metadata.num_rows:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -22,9 +21,12 @@ from skygraft.catalog import read_partitions
 from skygraft.catalog.partition import OUTSIDE
 from skygraft.catalog.schema import is_mag_column
 from skygraft.config.campaign import CampaignConfig
+from skygraft.lazy import lazy_module
 from skygraft.records.file_checksums import checked_path
 from skygraft.records.files import Layout
 from skygraft.records.plan_file import Plan
+
+pc = lazy_module("pyarrow.compute")
 
 __all__ = [
     "NO_IMAGES",

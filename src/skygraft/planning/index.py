@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skygraft.catalog.io import arrow_array, numpy_array, one_array
 from skygraft.disk import relative_name
+from skygraft.lazy import lazy_module
 from skygraft.place_names import is_url
 from skygraft.places import beneath
 from skygraft.skymap import SkyMap
 from skygraft.survey import IndexFile, SurveyIndex
+
+pc = lazy_module("pyarrow.compute")
 
 __all__ = ["ImageRows", "SpooledIndex", "output_places", "safe_stems", "spool_index"]
 

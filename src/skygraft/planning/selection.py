@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from astropy.table import QTable
 from numpy.typing import ArrayLike, NDArray
 
@@ -19,6 +18,9 @@ from skygraft.catalog.motion import angular_rates, check_motion, excursions, is_
 from skygraft.catalog.partition_read import partition_values
 from skygraft.catalog.schema import BENDS, MOTION, WINDOW, is_mag_column, values
 from skygraft.errors import CatalogError
+from skygraft.lazy import lazy_module
+
+pc = lazy_module("pyarrow.compute")
 
 __all__ = ["Outlines", "RowDigests", "SourcePositions", "digest_rows", "select"]
 

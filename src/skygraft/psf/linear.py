@@ -187,6 +187,11 @@ def combine[T: (np.float64, np.float32)](weights: NDArray[T], basis: NDArray[T])
     """
     flat = basis.reshape(basis.shape[0], -1)
     out = np.empty((weights.shape[0], flat.shape[1]), dtype=basis.dtype)
+    if len(flat) == 1:
+        # A product is rounded once in any case, and needs nothing compiled; as in the sums, none is -0.
+        np.multiply(weights.astype(basis.dtype, copy=False), flat, out=out)
+        out += 0
+        return out.reshape(weights.shape[0], *basis.shape[1:])
     combine_into(np.ascontiguousarray(weights, dtype=basis.dtype), np.ascontiguousarray(flat), out)
     return out.reshape(weights.shape[0], *basis.shape[1:])
 

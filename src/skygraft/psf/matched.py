@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import fft
 
 from skygraft.errors import ConfigError, PsfError
+from skygraft.lazy import lazy_module
 from skygraft.psf.base import PSF, Box
 from skygraft.psf.coadd import in_polygon
 from skygraft.psf.linear import LinearPSF, combine, frozen, positions
+
+fft = lazy_module("scipy.fft")
 
 __all__ = [
     "DifferenceImage",

@@ -8,27 +8,55 @@ kernel's values there are one product of its coefficients with them; the contour
 
 from __future__ import annotations
 
+import functools
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, SkygraftError
-from skygraft.jit import compiled
 from skygraft.psf.base import PSF, Box
 from skygraft.psf.linear import LinearPSF, combine
 
 __all__ = ["FwhmMeter", "fwhm_range", "kernel_fwhm"]
 
 # Poles of the quintic B-spline's inverse filter: roots of z^4 + 26 z^3 + 66 z^2 + 26 z + 1 inside the unit circle.
-_POLE_1 = -0.43057534709997379
-_POLE_2 = -0.043096288203264654
-_N_RAYS = 16
-_MARGIN = 6
+POLE_1 = -0.43057534709997379
+POLE_2 = -0.043096288203264654
+N_RAYS = 16
+MARGIN = 6
+_TAPS = np.arange(-2, 4)
 
 _RADII = np.linspace(0.6, 1.7, 12)
 """Radii at which rays are sampled, in units of the half width at half maximum of the meter's first kernels."""
-_GRID_HALF = 4
+GRID_HALF = 4
 _GRID_STEP = 0.12
 """Step of the grid about the peak, in the same units; four steps to each side let the peak move by a quarter FWHM."""
+
+
+class _Tally:
+    """How many this process has measured, to know when loops pay that are compiled for it, or loaded.
+
+    Parameters
+    ----------
+    most : int
+        Up to so many are few.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.done = most, 0
+
+    def are_many(self, n: int) -> bool:
+        """Add n, and return whether they are many by now."""
+        self.done += n
+        return self.done > self.most
+
+
+# Loops take seconds to compile on a new machine, and a tenth of a second to load. They give the same to the last bit.
+_kernels, _sums = _Tally(200), _Tally(4000)
+_LIKE_A_CALL = 40
+"""Sums whose widths take as long to measure as one call does that measures none."""
 
 
 def kernel_fwhm(kernels: ArrayLike) -> NDArray[np.float64]:
@@ -61,10 +89,9 @@ def kernel_fwhm(kernels: ArrayLike) -> NDArray[np.float64]:
     array = np.ascontiguousarray(kernels, dtype=np.float64)
     if array.ndim != 3:
         raise ConfigError(f"kernels are a stack of images (N, ny, nx), not an array of shape {array.shape}")
-    out = np.full(array.shape[0], np.nan)
-    if array.size:
-        _fwhm(array, out)
-    return out
+    if not array.size:
+        return np.full(len(array), np.nan)
+    return _many_widths(array) if _kernels.are_many(len(array)) else _widths(array)
 
 
 def fwhm_range(psf: PSF, box: Box) -> tuple[float, float]:
@@ -146,8 +173,9 @@ class FwhmMeter:
                 raise ConfigError("a width is measured on a PSF's coefficients or on kernels; neither was given")
             return kernel_fwhm(kernels)
         out = np.full(len(coefficients), np.nan)
-        if self._values is not None:
-            _contour_widths(combine(coefficients, self._values), _RADII * self._radius, out)
+        if self._values is not None and out.size:
+            measure = _many_contour_widths if _sums.are_many(max(len(out), _LIKE_A_CALL)) else _contour_widths
+            out = measure(combine(coefficients, self._values), _RADII * self._radius)
         failed = np.flatnonzero(np.isnan(out))
         if failed.size:
             out[failed] = kernel_fwhm(combine(coefficients[failed], self._basis))
@@ -156,241 +184,297 @@ class FwhmMeter:
 
 def _core_values(basis: NDArray[np.float64], row: float, column: float, radius: float) -> NDArray[np.float64]:
     """Evaluate the basis's splines on a grid about (row, column), and along rays from there: shape (B, M)."""
-    steps = np.arange(-_GRID_HALF, _GRID_HALF + 1) * _GRID_STEP * radius
-    angles = 2 * np.pi * (np.arange(_N_RAYS) + 0.5) / _N_RAYS
+    steps = np.arange(-GRID_HALF, GRID_HALF + 1) * _GRID_STEP * radius
+    angles = 2 * np.pi * (np.arange(N_RAYS) + 0.5) / N_RAYS
     radii = (_RADII * radius)[:, None]
     y = np.concatenate([np.repeat(steps, steps.size), (radii * np.sin(angles)).ravel()])
     x = np.concatenate([np.tile(steps, steps.size), (radii * np.cos(angles)).ravel()])
-    values = np.empty((len(basis), y.size))
-    _spline_values(basis, row + y, column + x, values)
-    return values
+    with np.errstate(all="ignore"):
+        splines = _splines(basis)
+        first = np.arange(len(basis))[:, None] * (basis.shape[1] * basis.shape[2])
+        return _spline_values(splines.ravel(), (first, *basis.shape[1:]), row + y, column + x)
 
 
-@compiled(reads=("images",))
-def _spline_values(
-    images: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64], out: NDArray[np.float64]
-) -> None:  # pragma: no cover - compiled
-    for b in range(images.shape[0]):
-        spline = _prefilter(_prefilter(images[b]).T.copy()).T.copy()
-        for k in range(y.size):
-            out[b, k] = _value(spline, y[k], x[k])
+def _many_widths(kernels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Measure as `_widths` does, in a compiled loop."""
+    from skygraft.psf.measure_loops import kernel_widths
+
+    widths = np.full(len(kernels), np.nan)
+    kernel_widths(kernels, widths)
+    return widths
 
 
-@compiled
-def _contour_widths(
-    values: NDArray[np.float64], radii: NDArray[np.float64], out: NDArray[np.float64]
-) -> None:  # pragma: no cover - compiled
-    """Measure widths from values on the grid and the rays; entries that cannot be measured are left unchanged."""
-    side = 2 * _GRID_HALF + 1
+def _many_contour_widths(values: NDArray[np.float64], radii: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Measure as `_contour_widths` does, in a compiled loop."""
+    from skygraft.psf.measure_loops import contour_widths
+
+    widths = np.full(len(values), np.nan)
+    contour_widths(values, radii, widths)
+    return widths
+
+
+def _contour_widths(values: NDArray[np.float64], radii: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Measure widths from values on the grid and the rays, shape (N,); NaN for those that cannot be measured."""
+    side = 2 * GRID_HALF + 1
     step = radii[1] - radii[0]
-    above, count = np.empty(_N_RAYS, np.int64), np.empty(_N_RAYS, np.int64)
-    c0, c1, c2, c3 = np.empty(_N_RAYS), np.empty(_N_RAYS), np.empty(_N_RAYS), np.empty(_N_RAYS)
-    start, low, t = np.empty(_N_RAYS), np.empty(_N_RAYS), np.empty(_N_RAYS)
-    for s in range(values.shape[0]):
-        grid, rays = values[s, : side * side], values[s, side * side :]
-        top = 0
-        for k in range(1, side * side):
-            if grid[k] > grid[top]:
-                top = k
-        j, i = top // side, top % side
-        if not (0 < j < side - 1 and 0 < i < side - 1 and grid[top] > 0):
-            continue
-        peak = grid[top]
-        half = 0.5 * (
-            peak + _above(grid[top - 1], peak, grid[top + 1]) + _above(grid[top - side], peak, grid[top + side])
-        )
-        # The loop over rays is the inner one, so that it is vectorised.
-        above[:], count[:] = 1, 0
-        for k in range(radii.size):
-            for ray in range(_N_RAYS):
-                above[ray] &= rays[k * _N_RAYS + ray] >= half
-                count[ray] += above[ray]
-        fewest, most = radii.size, 0
-        for ray in range(_N_RAYS):
-            fewest, most = min(fewest, count[ray]), max(most, count[ray])
-        if fewest == 0 or most == radii.size:
-            continue
+    widths = np.full(len(values), np.nan)
+    grid = values[:, : side * side]
+    top = grid.argmax(axis=1)
+    j, i = np.divmod(top, side)
+    usable = np.flatnonzero((j > 0) & (j < side - 1) & (i > 0) & (i < side - 1) & (grid.max(axis=1) > 0))
+    grid, top = grid[usable], top[usable]
+    rays = values[usable, side * side :].reshape(-1, radii.size, N_RAYS)
+    which = np.arange(len(usable))
+    peak = grid[which, top]
+    with np.errstate(all="ignore"):
+        across = _above(grid[which, top - 1], peak, grid[which, top + 1])
+        half = (0.5 * (peak + across + _above(grid[which, top - side], peak, grid[which, top + side])))[:, None]
+        count = np.logical_and.accumulate(rays >= half[:, None], axis=1).sum(axis=1)
+        crosses = (count.min(axis=1) > 0) & (count.max(axis=1) < radii.size)
+        usable, rays, half, count = usable[crosses], rays[crosses], half[crosses], count[crosses]
         # The cubic through the four samples around the crossing is solved for half the peak by Newton's method.
-        for ray in range(_N_RAYS):
-            k = count[ray]
-            first = min(max(k - 2, 0), radii.size - 4)
-            v0, v1 = rays[first * _N_RAYS + ray], rays[(first + 1) * _N_RAYS + ray]
-            v2, v3 = rays[(first + 2) * _N_RAYS + ray], rays[(first + 3) * _N_RAYS + ray]
-            c0[ray], c1[ray] = v0, v1 - v0
-            c2[ray], c3[ray] = (v2 - 2 * v1 + v0) / 2, (v3 - 3 * v2 + 3 * v1 - v0) / 6
-            start[ray], low[ray] = first, float(k - 1 - first)
-            v_low, v_high = rays[(k - 1) * _N_RAYS + ray], rays[k * _N_RAYS + ray]
-            t[ray] = low[ray] + (v_low - half) / (v_low - v_high)
+        first = np.minimum(np.maximum(count - 2, 0), radii.size - 4)
+        flat = np.ascontiguousarray(rays).reshape(-1)
+        begin = np.arange(len(usable))[:, None] * (radii.size * N_RAYS) + np.arange(N_RAYS)
+        v0, v1, v2, v3 = (flat[begin + (first + k) * N_RAYS] for k in range(4))
+        c1, c2, c3 = v1 - v0, (v2 - 2 * v1 + v0) / 2, (v3 - 3 * v2 + 3 * v1 - v0) / 6
+        low = (count - 1 - first).astype(np.float64)
+        v_low, v_high = flat[begin + (count - 1) * N_RAYS], flat[begin + count * N_RAYS]
+        t = low + (v_low - half) / (v_low - v_high)
         for _ in range(3):
-            for ray in range(_N_RAYS):
-                u, d1, d2, d3 = t[ray], c1[ray], c2[ray], c3[ray]
-                excess = c0[ray] + u * (d1 + (u - 1) * (d2 + (u - 2) * d3)) - half
-                slope = d1 + (2 * u - 1) * d2 + (u * (3 * u - 6) + 2) * d3
-                moved = min(max(u - excess / slope, low[ray]), low[ray] + 1.0)
-                t[ray] = moved if slope < 0 else u
-        area = 0.0
-        for ray in range(_N_RAYS):
-            radius = radii[0] + (start[ray] + t[ray]) * step
-            area += radius * radius
-        out[s] = 2 * np.sqrt(area / _N_RAYS)
+            excess = v0 + t * (c1 + (t - 1) * (c2 + (t - 2) * c3)) - half
+            slope = c1 + (2 * t - 1) * c2 + (t * (3 * t - 6) + 2) * c3
+            moved = np.minimum(np.maximum(t - excess / slope, low), low + 1.0)
+            t = np.where(slope < 0, moved, t)
+        radius = radii[0] + (first + t) * step
+        widths[usable] = _mean_diameter(radius)
+    return widths
 
 
-@compiled(inline="always")
-def _above(left: float, middle: float, right: float) -> float:  # pragma: no cover - compiled
+def _above(left: NDArray[np.float64], middle: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
     """Height of the vertex of a parabola through three equidistant values above the middle one, the largest."""
     curvature = left - 2 * middle + right
-    return -((right - left) ** 2) / (8 * curvature) if curvature < 0 else 0.0
+    return np.where(curvature < 0, -((right - left) ** 2) / (8 * curvature), 0.0)
 
 
-@compiled
-def _fwhm(kernels: NDArray[np.float64], out: NDArray[np.float64]) -> None:  # pragma: no cover - compiled
+def _mean_diameter(radii: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Diameter of circles with the areas within contours, whose radii (N, rays) are added in the order of the rays."""
+    return 2 * np.sqrt(_sum_last(radii * radii) / N_RAYS)
+
+
+def _widths(kernels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Measure the FWHM of kernels (N, ny, nx), as `kernel_fwhm` does."""
     n, ny, nx = kernels.shape
-    for i in range(n):
-        kernel = kernels[i]
-        row, column, peak, finite = 0, 0, -np.inf, True
-        for y in range(ny):
-            for x in range(nx):
-                value = kernel[y, x]
-                finite &= np.isfinite(value)
-                if value > peak:
-                    row, column, peak = y, x, value
-        if not finite or peak <= 0:
-            continue
-        above = 0
-        for y in range(ny):
-            for x in range(nx):
-                above += kernel[y, x] >= 0.5 * peak
-        guess = np.sqrt(above / np.pi)
-        # A window is enough: spline coefficients hardly depend on pixels further away.
-        reach = int(2.5 * guess) + _MARGIN
-        y0, y1 = max(row - reach, 0), min(row + reach + 1, ny)
-        x0, x1 = max(column - reach, 0), min(column + reach + 1, nx)
-        spline = _prefilter(_prefilter(kernel[y0:y1, x0:x1] / peak).T.copy()).T.copy()
-        out[i] = _width(spline, row - y0, column - x0, guess)
+    widths = np.full(n, np.nan)
+    flat = kernels.reshape(n, -1)
+    row, column = np.divmod(flat.argmax(axis=1), nx)
+    peak = flat.max(axis=1)
+    usable = np.flatnonzero(np.isfinite(flat).all(axis=1) & (peak > 0))
+    if not usable.size:
+        return widths
+    row, column, peak = row[usable], column[usable], peak[usable]
+    guess = np.sqrt((flat[usable] >= 0.5 * peak[:, None]).sum(axis=1) / np.pi)
+    # A window is enough: spline coefficients hardly depend on pixels further away.
+    reach = (2.5 * guess).astype(np.int64) + MARGIN
+    y0, y1 = np.maximum(row - reach, 0), np.minimum(row + reach + 1, ny)
+    x0, x1 = np.maximum(column - reach, 0), np.minimum(column + reach + 1, nx)
+    heights, lengths = y1 - y0, x1 - x0
+    sizes = heights * lengths
+    first = np.cumsum(sizes) - sizes
+    splines = np.empty(int(sizes.sum()))
+    with np.errstate(all="ignore"):
+        for height, length in sorted(set(zip(heights.tolist(), lengths.tolist(), strict=True))):
+            same = np.flatnonzero((heights == height) & (lengths == length))
+            windows = np.stack([kernels[usable[k], y0[k] : y1[k], x0[k] : x1[k]] / peak[k] for k in same])
+            splines[first[same, None] + np.arange(height * length)] = _splines(windows).reshape(len(same), -1)
+        widths[usable] = _Contours(splines, first, heights, lengths).widths(row - y0, column - x0, guess)
+    return widths
 
 
-@compiled(inline="always")
-def _width(spline: NDArray[np.float64], row: int, column: int, guess: float) -> float:  # pragma: no cover - compiled
-    ny, nx = spline.shape
-    cy, cx = float(row), float(column)
-    for step in (0.5, 0.25, 0.125):
-        middle = _value(spline, cy, cx)
-        low, high = _value(spline, cy - step, cx), _value(spline, cy + step, cx)
-        left, right = _value(spline, cy, cx - step), _value(spline, cy, cx + step)
-        cy += _vertex(low, middle, high) * step
-        cx += _vertex(left, middle, right) * step
-    half = 0.5 * _value(spline, cy, cx)
-    area = 0.0
-    for ray in range(_N_RAYS):
-        angle = 2 * np.pi * (ray + 0.5) / _N_RAYS
-        sine, cosine = np.sin(angle), np.cos(angle)
-        inner, outer, step = 0.0, 0.85 * guess, 0.3 * guess
-        v_inner, v_outer = 2 * half, _value(spline, cy + outer * sine, cx + outer * cosine)
-        while v_outer >= half:
-            inner, v_inner = outer, v_outer
-            outer += step
-            y, x = cy + outer * sine, cx + outer * cosine
-            if y < -0.5 or x < -0.5 or y > ny - 0.5 or x > nx - 0.5:
-                return np.nan
-            v_outer = _value(spline, y, x)
+class _Contours:
+    """Half-maximum contours of splines of various sizes, which are in one array one after the other.
+
+    Parameters
+    ----------
+    splines : ndarray, shape (P,)
+        Coefficients.
+    first, heights, lengths : ndarray of int, shape (N,)
+        Where each spline begins, and its rows and columns.
+    """
+
+    def __init__(
+        self,
+        splines: NDArray[np.float64],
+        first: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> None:
+        self._splines = splines
+        self._of = first[:, None], heights[:, None], lengths[:, None]
+
+    def _values(self, k: NDArray[np.int64], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values of splines k at places (y, x), both of shape (K, M)."""
+        first, heights, lengths = self._of
+        return _spline_values(self._splines, (first[k], heights[k], lengths[k]), y, x)
+
+    def widths(
+        self, row: NDArray[np.int64], column: NDArray[np.int64], guess: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Diameters, shape (N,), from the brightest pixels and half the diameters that counting pixels gives."""
+        everything = np.arange(len(guess))
+        cy, cx = row.astype(np.float64)[:, None], column.astype(np.float64)[:, None]
+        for step in (0.5, 0.25, 0.125):
+            around = np.array([0.0, -step, step])
+            none = np.zeros(2)
+            y, x = cy + np.append(around, none), cx + np.concatenate([around[:1], none, around[1:]])
+            middle, low, high, left, right = self._values(everything, y, x).T[..., None]
+            cy, cx = cy + _vertex(low, middle, high) * step, cx + _vertex(left, middle, right) * step
+        half = 0.5 * self._values(everything, cy, cx)
+        radii = self._radii(cy, cx, half, guess)
+        widths: NDArray[np.float64] = _mean_diameter(radii)
+        return widths
+
+    def _radii(
+        self,
+        cy: NDArray[np.float64],
+        cx: NDArray[np.float64],
+        half: NDArray[np.float64],
+        guess: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Radii of the contours on each ray, shape (N, rays); NaN where a spline ends before a ray meets it."""
+        sines, cosines = _rays()
+        k, ray = (index.ravel() for index in np.indices((len(guess), N_RAYS)))
+        cy, cx, half, guess = cy[k, 0], cx[k, 0], half[k, 0], guess[k]
+        ny, nx = self._of[1][k, 0], self._of[2][k, 0]
+        sine, cosine = sines[ray], cosines[ray]
+
+        def at(some: NDArray[np.int64], radius: NDArray[np.float64]) -> NDArray[np.float64]:
+            y, x = cy[some] + radius * sine[some], cx[some] + radius * cosine[some]
+            return self._values(k[some], y[:, None], x[:, None])[:, 0]
+
+        inner, outer, step = np.zeros(len(k)), 0.85 * guess, 0.3 * guess
+        every = np.arange(len(k))
+        v_inner, v_outer = 2 * half, at(every, outer)
+        radius = np.full(len(k), np.nan)
+        inside = every[v_outer >= half]
+        lost = np.zeros(len(k), dtype=np.bool_)
+        while inside.size:
+            inner[inside], v_inner[inside] = outer[inside], v_outer[inside]
+            outer[inside] += step[inside]
+            y, x = cy[inside] + outer[inside] * sine[inside], cx[inside] + outer[inside] * cosine[inside]
+            off = (y < -0.5) | (x < -0.5) | (y > ny[inside] - 0.5) | (x > nx[inside] - 0.5)
+            lost[inside[off]] = True
+            inside = inside[~off]
+            v_outer[inside] = at(inside, outer[inside])
+            inside = inside[v_outer[inside] >= half[inside]]
         # Regula falsi with the Illinois rule: the weight of the end that stays is halved.
-        f_inner, f_outer, side = v_inner - half, v_outer - half, 0
-        radius = inner
+        f_inner, f_outer, side = v_inner - half, v_outer - half, np.zeros(len(k), np.int64)
+        searched = every[~lost]
         for _ in range(12):
-            radius = (inner * f_outer - outer * f_inner) / (f_outer - f_inner)
-            f = _value(spline, cy + radius * sine, cx + radius * cosine) - half
-            if abs(f) < 1e-5 * half:
+            s = searched
+            radius[s] = (inner[s] * f_outer[s] - outer[s] * f_inner[s]) / (f_outer[s] - f_inner[s])
+            f = at(s, radius[s]) - half[s]
+            going = ~(np.abs(f) < 1e-5 * half[s])
+            s, f = s[going], f[going]
+            above = f >= 0
+            up, down = s[above], s[~above]
+            inner[up], f_inner[up] = radius[up], f[above]
+            f_outer[up[side[up] == 1]] *= 0.5
+            side[up] = 1
+            outer[down], f_outer[down] = radius[down], f[~above]
+            f_inner[down[side[down] == -1]] *= 0.5
+            side[down] = -1
+            searched = s
+            if not searched.size:
                 break
-            if f >= 0:
-                inner, f_inner = radius, f
-                if side == 1:
-                    f_outer *= 0.5
-                side = 1
-            else:
-                outer, f_outer = radius, f
-                if side == -1:
-                    f_inner *= 0.5
-                side = -1
-        area += radius * radius
-    return float(2 * np.sqrt(area / _N_RAYS))
+        return radius.reshape(-1, N_RAYS)
 
 
-@compiled(inline="always")
-def _vertex(left: float, middle: float, right: float) -> float:  # pragma: no cover - compiled
+@functools.cache
+def _rays() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sines and cosines of the rays' angles; the C library's, as numpy's own differ between processors."""
+    angles = [2 * math.pi * (ray + 0.5) / N_RAYS for ray in range(N_RAYS)]
+    return np.array([math.sin(angle) for angle in angles]), np.array([math.cos(angle) for angle in angles])
+
+
+def _vertex(left: NDArray[np.float64], middle: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
     """Where a parabola through -1, 0, 1 has its maximum, within -1 to 1; 0 if it has none."""
     curvature = left - 2 * middle + right
-    if curvature >= 0:
-        return 0.0
-    return min(max(0.5 * (left - right) / curvature, -1.0), 1.0)
+    place = np.minimum(np.maximum(0.5 * (left - right) / curvature, -1.0), 1.0)
+    return np.where(curvature >= 0, 0.0, place)
 
 
-@compiled(reads=("values",))
-def _prefilter(values: NDArray[np.float64]) -> NDArray[np.float64]:  # pragma: no cover - compiled
+def _splines(images: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coefficients of the quintic splines through images (N, ny, nx), of the same shape."""
+    rows = np.moveaxis(images, 1, 0)
+    columns = np.moveaxis(_prefilter(rows), 2, 0)
+    return np.ascontiguousarray(_prefilter(columns).transpose(2, 1, 0))
+
+
+def _prefilter(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Quintic B-spline coefficients along the first axis, the image mirrored at its first and last pixels."""
-    c = values.copy()
+    c = np.array(values, order="C")
     n = c.shape[0]
     if n < 2:
         return c
-    for pole in (_POLE_1, _POLE_2):
-        gain = (1 - pole) * (1 - 1 / pole)
-        for i in range(n):
-            for j in range(c.shape[1]):
-                c[i, j] *= gain
+    for pole in (POLE_1, POLE_2):
+        c *= (1 - pole) * (1 - 1 / pole)
         # causal sum over the mirrored, periodic extension
-        last = pole ** (n - 1)
-        for j in range(c.shape[1]):
-            c[0, j] += last * c[n - 1, j]
+        last = _power(pole, n - 1)
+        c[0] += last * c[n - 1]
         forward, backward = pole, last * last / pole
         for i in range(1, n - 1):
-            for j in range(c.shape[1]):
-                c[0, j] += (forward + backward) * c[i, j]
+            c[0] += (forward + backward) * c[i]
             forward *= pole
             backward /= pole
-        for j in range(c.shape[1]):
-            c[0, j] /= 1 - last * last
+        c[0] /= 1 - last * last
         for i in range(1, n):
-            for j in range(c.shape[1]):
-                c[i, j] += pole * c[i - 1, j]
-        for j in range(c.shape[1]):
-            c[n - 1, j] = pole / (pole * pole - 1) * (c[n - 1, j] + pole * c[n - 2, j])
+            c[i] += pole * c[i - 1]
+        c[n - 1] = pole / (pole * pole - 1) * (c[n - 1] + pole * c[n - 2])
         for i in range(n - 2, -1, -1):
-            for j in range(c.shape[1]):
-                c[i, j] = pole * (c[i + 1, j] - c[i, j])
+            c[i] = pole * (c[i + 1] - c[i])
     return c
 
 
-@compiled
-def _value(c: NDArray[np.float64], y: float, x: float) -> float:  # pragma: no cover - compiled
-    """The spline at (y, x)."""
-    ny, nx = c.shape
-    y0, x0 = int(np.floor(y)), int(np.floor(x))
-    wx = _weights(x - x0)
-    total = 0.0
-    for i, wy in enumerate(_weights(y - y0)):
-        row = _mirror(y0 + i - 2, ny)
-        if 2 <= x0 < nx - 3:
-            part = 0.0
-            for j, w in enumerate(wx):
-                part += w * c[row, x0 + j - 2]
-        else:
-            part = 0.0
-            for j, w in enumerate(wx):
-                part += w * c[row, _mirror(x0 + j - 2, nx)]
-        total += wy * part
+def _power(base: float, exponent: int) -> float:
+    """Return the power by squarings: the C library's differs between processors in the last bit."""
+    result = 1.0
+    while exponent:
+        if exponent & 1:
+            result *= base
+        exponent >>= 1
+        base *= base
+    return result
+
+
+def _spline_values(
+    splines: NDArray[np.float64], of: tuple[Any, Any, Any], y: NDArray[np.float64], x: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Evaluate splines at places (y, x), given where each begins in the flat array, its rows and columns; broadcast."""
+    first, ny, nx = (np.asarray(number)[..., None] for number in of)
+    y0, x0 = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
+    rows, columns = _mirror(y0[..., None] + _TAPS, ny), _mirror(x0[..., None] + _TAPS, nx)
+    begins = first + rows * nx
+    terms = splines[begins[..., :, None] + columns[..., None, :]] * _weights(x - x0)[..., None, :]
+    terms = _sum_last(terms) * _weights(y - y0)
+    return _sum_last(terms)
+
+
+def _sum_last(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Add along the last axis, one after the other: the order of `numpy.sum` differs between processors."""
+    total = terms[..., 0] + 0.0
+    for k in range(1, terms.shape[-1]):
+        total += terms[..., k]
     return total
 
 
-@compiled(inline="always")
-def _mirror(i: int, n: int) -> int:  # pragma: no cover - compiled
-    if n == 1:
-        return 0
-    i = abs(i) % (2 * n - 2)
-    return i if i < n else 2 * n - 2 - i
+def _mirror(i: NDArray[np.int64], n: Any) -> NDArray[np.int64]:
+    i = np.abs(i) % np.maximum(2 * n - 2, 1)
+    return np.where(i < n, i, 2 * n - 2 - i)
 
 
-@compiled
-def _weights(t: float) -> tuple[float, float, float, float, float, float]:  # pragma: no cover - compiled
-    """Quintic B-spline at t + 2, t + 1, t, t - 1, t - 2, t - 3 for t in [0, 1)."""
+def _weights(t: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quintic B-spline at t + 2, t + 1, t, t - 1, t - 2, t - 3 for t in [0, 1), along a new axis."""
     s = 1 - t
     t2, s2 = t * t, s * s
     t4, s4 = t2 * t2, s2 * s2
@@ -400,10 +484,9 @@ def _weights(t: float) -> tuple[float, float, float, float, float, float]:  # pr
     second, fifth = _middle(1 + t), _middle(1 + s)
     third = (33 - 30 * t2 + 15 * t4 - 5 * t4 * t) / 60
     fourth = (33 - 30 * s2 + 15 * s4 - 5 * s4 * s) / 60
-    return first, second, third, fourth, fifth, last
+    return np.stack([first, second, third, fourth, fifth, last], axis=-1)
 
 
-@compiled(inline="always")
-def _middle(d: float) -> float:  # pragma: no cover - compiled
+def _middle(d: NDArray[np.float64]) -> NDArray[np.float64]:
     """Quintic B-spline at distance d in [1, 2)."""
     return (51 + d * (75 + d * (-210 + d * (150 + d * (-45 + 5 * d))))) / 120

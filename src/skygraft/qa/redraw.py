@@ -68,9 +68,7 @@ def redraw(pair: ImagePair, options: InjectionOptions) -> Redrawn:
         As `skygraft.inject`.
     """
     before = pair.before
-    planes = before.planes.copy(deep=False)
-    planes["image"] = (planes["image"].dims, np.zeros(before.shape, np.float32), dict(planes["image"].attrs))
-    empty = before.replace(planes=planes)
+    empty = before.replace(planes=before.plain.with_arrays({"image": np.zeros(before.shape, np.float32)}))
     how = InjectionOptions.from_kwargs(options, noise=False, variance=None, mark_injected=False)
     band = pair.record.get("injection", {}).get("band") or pair.image.band
 

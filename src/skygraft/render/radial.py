@@ -30,11 +30,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import fht, fhtoffset
 from scipy.special import gammaincinv, gammaln
 
 from skygraft.catalog.schema import MOFFAT_RANGE, SERSIC_RANGE, SPERGEL_RANGE
+from skygraft.lazy import lazy_module
 from skygraft.render import kolmogorov, moffat, spergel
+
+fft = lazy_module("scipy.fft")
 
 if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
@@ -144,10 +146,10 @@ def _transform(n: float) -> CubicSpline:
     step = 2 * _LOG_REACH / (_LOG_POINTS - 1)
     log_r = (np.arange(_LOG_POINTS) - 0.5 * (_LOG_POINTS - 1)) * step
     r = np.exp(log_r)
-    offset = fhtoffset(step, mu=0.0)
+    offset = fft.fhtoffset(step, mu=0.0)
     k = np.exp(offset + log_r)
     with np.errstate(under="ignore"):
-        transform = fht(2 * math.pi * r * intensity(n, r), step, mu=0.0, offset=offset) / k
+        transform = fft.fht(2 * math.pi * r * intensity(n, r), step, mu=0.0, offset=offset) / k
     return CubicSpline(np.log(k), transform)
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from astropy.table import MaskedColumn, Table
 
 from skygraft.catalog.io import arrow_array, numpy_array, one_array
@@ -29,6 +28,7 @@ from skygraft.formats.fits_kinds import kind_of_name
 from skygraft.formats.fits_layout import is_flat, list_hdus
 from skygraft.formats.legacy_tables import read_ccds
 from skygraft.formats.registry import killed_its_reader, load_formats
+from skygraft.lazy import lazy_module
 from skygraft.paths import home_expanded
 from skygraft.place_names import STUBS_KIND, as_kind, is_copy, is_url, shown_place, url_of
 from skygraft.places import beneath, bring, find_copies, for_headers, given_path, prefetched, refresh, scratch_of
@@ -37,6 +37,8 @@ from skygraft.processes import Mapper, careful_map
 from skygraft.survey.butler import ButlerQuery, find_images, repository
 from skygraft.survey.image_columns import IndexedImage, columns_of
 from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile, SurveyIndex, absolute
+
+pc = lazy_module("pyarrow.compute")
 
 __all__ = ["FAILURES", "index_images", "index_kinds", "index_survey", "open_index", "register_index_kind"]
 

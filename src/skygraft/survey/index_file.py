@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -19,7 +18,10 @@ from skygraft.catalog.io import numpy_array, one_array
 from skygraft.errors import ConfigError, CorruptFileError, FormatError, SkygraftError
 from skygraft.formats import get_format
 from skygraft.json_text import parse_json
+from skygraft.lazy import lazy_module
 from skygraft.survey.image_columns import IndexedImage, columns_of, schema_of
+
+pc = lazy_module("pyarrow.compute")
 
 __all__ = ["INDEX_SCHEMA", "IndexFile", "SurveyIndex", "write_index"]
 

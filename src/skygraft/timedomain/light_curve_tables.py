@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from astropy.table import Table
 from numpy.typing import NDArray
 
@@ -32,8 +31,11 @@ from skygraft.catalog.io import as_table, file_format, read_table
 from skygraft.catalog.parquet_files import open_parquet
 from skygraft.catalog.schema import is_mag_column
 from skygraft.errors import CatalogError, shown
+from skygraft.lazy import lazy_module
 from skygraft.photometry.units import AB_REFERENCE_FLUX_NJY
 from skygraft.timedomain.light_curves import LightCurves, content_keys
+
+pc = lazy_module("pyarrow.compute")
 
 __all__ = ["light_curves_of", "read_light_curves"]
 

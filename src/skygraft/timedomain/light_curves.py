@@ -16,11 +16,13 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array, one_array, texts_of
 from skygraft.display import Rows, html_table, text_table
+from skygraft.lazy import lazy_module
+
+pc = lazy_module("pyarrow.compute")
 
 __all__ = ["KEY_COLUMN", "LightCurves", "content_keys"]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import galsim
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from skygraft.catalog import Flag
@@ -20,6 +19,7 @@ from skygraft.injection.lsst.profiles import build_profile
 from skygraft.injection.marking import Drawn, new_planes
 from skygraft.noise import Gain
 from skygraft.photometry import afw_aperture_flux
+from skygraft.planes import Planes
 from skygraft.psf import PSF
 from skygraft.psf.measure import kernel_fwhm
 from skygraft.render import RenderReport, Sources
@@ -123,20 +123,20 @@ def draw(
 class _Canvas:
     """The planes that are drawn on, as GalSim images."""
 
-    def __init__(self, exposure: Exposure, planes: xr.Dataset, gain: Gain | None, *, mark_injected: bool) -> None:
+    def __init__(self, exposure: Exposure, planes: Planes, gain: Gain | None, *, mark_injected: bool) -> None:
         (x0, y0), (ny, nx) = exposure.xy0, exposure.shape
         self.bounds = galsim.BoundsI(x0, x0 + nx - 1, y0, y0 + ny - 1)
-        self._image = galsim.Image(planes["image"].values, bounds=self.bounds)
+        self._image = galsim.Image(planes["image"], bounds=self.bounds)
         self._variance: Any = None
-        if gain is not None and exposure.variance is not None and planes["variance"].values is not exposure.variance:
-            planes["variance"].values[...] = exposure.variance
-            self._variance = galsim.Image(planes["variance"].values, bounds=self.bounds)
+        if gain is not None and exposure.variance is not None and planes["variance"] is not exposure.variance:
+            planes["variance"][...] = exposure.variance
+            self._variance = galsim.Image(planes["variance"], bounds=self.bounds)
         self._inverse_gain = None
         if gain is not None:
             self._inverse_gain = np.broadcast_to(1.0 / np.asarray(gain.value, dtype=np.float64), exposure.shape)
         self._mask: NDArray[np.int32] | None = None
         if mark_injected:
-            self._mask = planes["mask"].values
+            self._mask = planes["mask"]
             self._mask[...] = exposure.mask
             self._bits = [np.int32(1 << add_mask_plane(planes, name)) for name in ("INJECTED", "INJECTED_CORE")]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag, has_flag
 from skygraft.errors import CalibrationError, InjectionError
-from skygraft.exposure import Exposure, make_planes
+from skygraft.exposure import Exposure
 from skygraft.injection import InjectionOptions, inject
 from skygraft.injection.calibrating import aperture_radius, image_photo_calib
 from skygraft.injection.roles import Role
@@ -25,6 +25,7 @@ from skygraft.photometry import (
     parse_radius,
     require_reference,
 )
+from skygraft.planes import Planes
 from skygraft.qa.consistency.settings import REJECTED_PLANES, ConsistencySettings, Weighting
 from skygraft.wcs import pixel_scale
 
@@ -194,10 +195,10 @@ def light_image(
         As `skygraft.inject`, of rows that cannot be drawn apart, which are left out.
     """
     (ny, nx), (x0, y0) = exposure.shape, exposure.xy0
-    planes = make_planes(
+    planes = Planes.from_arrays(
         np.zeros((ny + 2 * PADDING, nx + 2 * PADDING), np.float32),
         xy0=(x0 - PADDING, y0 - PADDING),
-        units=exposure.planes["image"].attrs["units"],
+        units=exposure.plain.attrs("image")["units"],
     )
     quiet = InjectionOptions.from_kwargs(options, noise=False, variance=None, mark_injected=False)
     name = exposure.default_image_id(band) if image_id is None else image_id

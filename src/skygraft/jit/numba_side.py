@@ -1,4 +1,4 @@
-"""Compilation of loops with numba: options, the cache on disk, and a few operations that numba lacks."""
+"""What needs numba: compiling the functions of `skygraft.jit`, the cache on disk, and operations that numba lacks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import logging
 import sys
 import time
 import types as python_types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast, overload
+from typing import IO, Any, cast
 
 import llvmlite
 import numba
@@ -27,7 +27,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
 from numba.extending import intrinsic, register_jitable
 
-__all__ = ["compiled", "fma", "in_python_too", "leading_zeros", "load_word", "prefetch", "scratch", "store_word"]
+__all__ = ["dispatcher", "fma", "leading_zeros", "load_word", "prefetch", "register", "scratch", "store_word"]
 
 _LOCK_NAME = "skygraft-compiling.lock"
 _LONGEST_WAIT_SECONDS = 300.0
@@ -36,41 +36,16 @@ _POLL_SECONDS = 0.05
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 
 
-@overload
-def compiled[F: Callable[..., Any]](function: F) -> F: ...
-@overload
-def compiled[F: Callable[..., Any]](*, reads: tuple[str, ...] = (), **options: Any) -> Callable[[F], F]: ...
-def compiled(function: Any = None, *, reads: tuple[str, ...] = (), **options: Any) -> Any:
-    """Compile a function with numba at its first call, without the GIL, and cache the result on disk.
-
-    Where neither the package's folder nor the home directory is writable, as on some compute nodes, the function is
-    compiled once in each process. There are no fast-math options, because results must not depend on the processor;
-    division by zero follows numpy.
-
-    Each function is compiled once for each set of argument types: integer constants count as integers, and the arrays
-    named in `reads` as read-only, whatever is given. Processes that share a cache and start together do not compile the
-    same thing: one of them does, and the others wait for it.
+def dispatcher(function: Any, reads: tuple[str, ...], options: dict[str, Any]) -> Any:
+    """Return numba's form of a function, for `skygraft.jit.compiled`.
 
     Parameters
     ----------
     function : callable
-        A function that numba can compile in nopython mode.
-    reads : tuple of str
-        Parameters whose arrays are only read, if both writable and read-only arrays are passed for them.
-    **options
-        For `numba.njit`, such as ``inline="always"``.
-
-    Returns
-    -------
-    callable
-        The compiled function, or a decorator if `function` was not given.
+        The function; what it calls has numba's form already.
+    reads, options
+        See `skygraft.jit.compiled`.
     """
-    if function is None:
-        return lambda real: _compile(real, reads, options)
-    return _compile(function, reads, options)
-
-
-def _compile(function: Any, reads: tuple[str, ...], options: dict[str, Any]) -> Any:
     # Nothing calls these functions from C, so numba need not compile an entry point for that.
     options = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, **options}
     made = numba.njit(**options)(function)
@@ -105,20 +80,9 @@ def _plain(kind: Any, read_only: bool) -> Any:
     return kind
 
 
-def in_python_too[F: Callable[..., Any]](function: F) -> F:
-    """Let compiled functions call a function that remains an ordinary one in Python, where it is not compiled.
-
-    Parameters
-    ----------
-    function : callable
-        A function that numba can compile in nopython mode.
-
-    Returns
-    -------
-    callable
-        The same function.
-    """
-    return register_jitable(error_model="numpy")(function)
+def register(function: Any) -> None:
+    """Let compiled functions call an ordinary one, for `skygraft.jit.in_python_too`."""
+    register_jitable(error_model="numpy")(function)
 
 
 class _Lock:
@@ -314,8 +278,7 @@ def _prefetch(_: Any, array: Any, row: Any, column: Any) -> Any:
     return types.void(array, row, column), generate
 
 
-prefetch: Callable[[Any, Any, Any], None] = cast(Any, intrinsic(_prefetch))
-"""In a compiled function: fetch ``array[row, column]`` into the cache, in order to write to it, without waiting."""
+prefetch = cast(Any, intrinsic(_prefetch))
 
 
 def _leading_zeros(_: Any, word: Any) -> Any:
@@ -326,8 +289,7 @@ def _leading_zeros(_: Any, word: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-leading_zeros: Callable[[Any], Any] = cast(Any, intrinsic(_leading_zeros))
-"""In a compiled function: number of leading zero bits of a uint64; 64 for 0."""
+leading_zeros = cast(Any, intrinsic(_leading_zeros))
 
 
 def _word_at(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
@@ -349,8 +311,7 @@ def _load_word(_: Any, data: Any, place: Any) -> Any:
     return types.uint64(data, place), generate
 
 
-load_word: Callable[[Any, Any], Any] = cast(Any, intrinsic(_load_word))
-"""In a compiled function: bytes ``data[place : place + 8]`` as a big-endian uint64; bounds are not checked."""
+load_word = cast(Any, intrinsic(_load_word))
 
 
 def _store_word(_: Any, data: Any, place: Any, word: Any) -> Any:
@@ -362,8 +323,7 @@ def _store_word(_: Any, data: Any, place: Any, word: Any) -> Any:
     return types.void(data, place, types.uint64), generate
 
 
-store_word: Callable[[Any, Any, Any], None] = cast(Any, intrinsic(_store_word))
-"""In a compiled function: store a big-endian uint64 in ``data[place : place + 8]``; bounds are not checked."""
+store_word = cast(Any, intrinsic(_store_word))
 
 
 def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
@@ -374,12 +334,7 @@ def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
     return a(a, b, c), generate
 
 
-fma: Callable[[Any, Any, Any], Any] = cast(Any, intrinsic(_fma))
-"""In a compiled function: ``a * b + c`` of floats of one type, rounded once (fused multiply-add).
-
-A compiler that may contract products and sums by itself does so on some processors and not on others. An explicit
-operation gives the same result on all of them.
-"""
+fma = cast(Any, intrinsic(_fma))
 
 
 def _scratch(_: Any, size: Any, kind: Any) -> Any:
@@ -401,9 +356,4 @@ def _scratch(_: Any, size: Any, kind: Any) -> Any:
     return made(size, kind), generate
 
 
-scratch: Callable[[int, Any], Any] = cast(Any, intrinsic(prefer_literal=True)(_scratch))
-"""In a compiled function: an array on the stack, of a size that is a constant of a module, and a type of numbers.
-
-It must not outlive the function. The compiler knows that it overlaps with no other array, which it does not know of
-arrays on the heap, and therefore vectorises loops over many such arrays without checks at run time.
-"""
+scratch = cast(Any, intrinsic(prefer_literal=True)(_scratch))
