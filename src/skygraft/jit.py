@@ -27,7 +27,18 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
 from numba.extending import intrinsic, register_jitable
 
-__all__ = ["compiled", "fma", "in_python_too", "leading_zeros", "load_word", "prefetch", "scratch", "store_word"]
+__all__ = [
+    "compiled",
+    "fma",
+    "in_python_too",
+    "leading_zeros",
+    "load_little_word",
+    "load_word",
+    "prefetch",
+    "scratch",
+    "store_little_word",
+    "store_word",
+]
 
 _LOCK_NAME = "skygraft-compiling.lock"
 _LONGEST_WAIT_SECONDS = 300.0
@@ -353,6 +364,18 @@ load_word: Callable[[Any, Any], Any] = cast(Any, intrinsic(_load_word))
 """In a compiled function: bytes ``data[place : place + 8]`` as a big-endian uint64; bounds are not checked."""
 
 
+def _load_little_word(_: Any, data: Any, place: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = builder.load(_word_at(context, builder, signature.args[0], *arguments), align=1)
+        return word if sys.byteorder == "little" else builder.bswap(word)
+
+    return types.uint64(data, place), generate
+
+
+load_little_word: Callable[[Any, Any], Any] = cast(Any, intrinsic(_load_little_word))
+"""In a compiled function: bytes ``data[place : place + 8]`` as a little-endian uint64; bounds are not checked."""
+
+
 def _store_word(_: Any, data: Any, place: Any, word: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         where = _word_at(context, builder, signature.args[0], *arguments[:2])
@@ -364,6 +387,19 @@ def _store_word(_: Any, data: Any, place: Any, word: Any) -> Any:
 
 store_word: Callable[[Any, Any, Any], None] = cast(Any, intrinsic(_store_word))
 """In a compiled function: store a big-endian uint64 in ``data[place : place + 8]``; bounds are not checked."""
+
+
+def _store_little_word(_: Any, data: Any, place: Any, word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        where = _word_at(context, builder, signature.args[0], *arguments[:2])
+        builder.store(arguments[2] if sys.byteorder == "little" else builder.bswap(arguments[2]), where, align=1)
+        return context.get_dummy_value()
+
+    return types.void(data, place, types.uint64), generate
+
+
+store_little_word: Callable[[Any, Any, Any], None] = cast(Any, intrinsic(_store_little_word))
+"""In a compiled function: store a little-endian uint64 in ``data[place : place + 8]``; bounds are not checked."""
 
 
 def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
