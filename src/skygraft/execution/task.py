@@ -35,6 +35,7 @@ from skygraft.execution.registering import lineage_of
 from skygraft.exposure import Exposure
 from skygraft.formats import write_exposure
 from skygraft.formats.base import FILES
+from skygraft.formats.fits_fingerprints import AS_READ, without_fingerprints
 from skygraft.injection import Injection, inject
 from skygraft.photometry import aperture_flux
 from skygraft.place_names import with_urls
@@ -231,7 +232,8 @@ def run_image(
         remove_record(record_path)
 
     clock = _Clock()
-    with clock.stage("read"), io:
+    # The exposure is kept until its image is written, so that what changed is found by comparison.
+    with clock.stage("read"), io, without_fingerprints():
         exposure = read_image(image, config)
         _check_plan(image, exposure)
         inputs = _input_identities(exposure, config.survey.root)
@@ -258,7 +260,7 @@ def run_image(
         closure = _closure(exposure, injection, on_image)
     key = content_key(image.image_id, inputs, catalog_key, bench.settings, PIXEL_VERSION)
     lineage = lineage_of(image, config, key)
-    extra = injection.exposure.extra if lineage is None else {**injection.exposure.extra, LINEAGE: lineage}
+    extra = {**injection.exposure.extra, AS_READ: exposure, **({} if lineage is None else {LINEAGE: lineage})}
     injected = dataclasses.replace(injection.exposure, extra=extra)
     with clock.stage("write"), io:
         target = layout.images / image.output
@@ -271,7 +273,7 @@ def run_image(
             write_truth_dataset(table, on_image)
             written = (*written, table)
     summary = plain(injection.summary)
-    del exposure, injection, injected
+    del exposure, injection, injected, extra
     with clock.stage("checksum"):
         outputs = {
             path.relative_to(layout.root).as_posix(): {

@@ -9,7 +9,7 @@ fit, or whose floats were stored as integers without a scale, is stored lossless
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,10 +67,53 @@ def rewrite_tiles(
     """
     image = TiledImage(header, data, path=path, hdu=hdu)
     tiles = np.arange(image.n_rows) if touched is None else np.flatnonzero(touched)
+    if touched is not None and tiles.size and _only_shuffled_rows(image, new.dtype):
+        return _assemble_rows(image, header, [*_encode_rows(image, tiles, new)])
     replaced = _encode_all(image, tiles, new, known=touched is not None)
     if not replaced:
         return {}, None
     return _assemble(image, header, replaced)
+
+
+def _only_shuffled_rows(image: TiledImage, dtype: np.dtype[Any]) -> bool:
+    """Whether all tiles are rows compressed with GZIP_2, and there is nothing else in the heap."""
+    if not image.shuffled_rows(dtype) or [*image.descriptors] != [COMPRESSED]:
+        return False
+    return TFORM_BYTES[image.columns[COMPRESSED].element] == 1 and bool(image.descriptors[COMPRESSED][:, 0].all())
+
+
+type _Rows = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
+"""Some rows: their indices, their compressed bytes, and where the bytes of each begin and end."""
+
+
+def _encode_rows(image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any]) -> Iterator[_Rows]:
+    """Compress changed rows, some at a time."""
+    rows = new.reshape(image.n_rows, -1)
+    for portion in image.batches_of(tiles):
+        first, n = int(portion[0]), len(portion)
+        together = int(portion[-1]) - first + 1 == n
+        yield portion, *gzip_rows(rows[first : first + n] if together else rows[portion])
+
+
+def _assemble_rows(
+    image: TiledImage, header: fits.Header, replaced: list[_Rows]
+) -> tuple[CardUpdates, Sequence[bytes | memoryview]]:
+    """Table and heap of an image whose tiles are all rows in one column; heap in large pieces, not row by row."""
+    values = image.descriptors[COMPRESSED].copy()
+    heap: list[bytes | memoryview] = []
+    done = 0
+    for tiles, data, ends in replaced:
+        values[tiles, 0] = np.diff(ends)
+        packed = memoryview(data)
+        breaks = np.flatnonzero(np.diff(tiles) != 1) + 1
+        for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(tiles)], strict=True):
+            first = int(tiles[start])
+            heap += (image.stored_bytes(COMPRESSED, tile) for tile in range(done, first))
+            heap.append(packed[ends[start] : ends[stop]])
+            done = first + stop - start
+    heap += (image.stored_bytes(COMPRESSED, tile) for tile in range(done, image.n_rows))
+    values[:, 1] = np.cumsum(values[:, 0]) - values[:, 0]
+    return _finish(image, header, image.rows.copy(), image.columns, {COMPRESSED: values}, {}, heap)
 
 
 def _assemble(
@@ -110,6 +153,20 @@ def _assemble(
             if cell:
                 heap.append(cell)
                 size += len(cell)
+    return _finish(image, header, rows, columns, descriptors, updates, heap)
+
+
+def _finish(
+    image: TiledImage,
+    header: fits.Header,
+    rows: NDArray[np.uint8],
+    columns: Mapping[str, Column],
+    descriptors: Mapping[str, NDArray[np.int64]],
+    updates: dict[str, tuple[Any, str] | None],
+    heap: list[bytes | memoryview],
+) -> tuple[CardUpdates, Sequence[bytes | memoryview]]:
+    """Write the descriptors into the rows of the table, and what depends on them into the cards."""
+    size = sum(map(len, heap))
     for name, values in descriptors.items():
         column = columns[name]
         if not column.wide and size >= 1 << 31:
@@ -242,9 +299,9 @@ def _encode_all(
         others = tiles[~rice_coded].tolist() + misfits
     if known and image.shuffled_rows(new.dtype):
         rows = np.array([tile for tile in others if image.column_of(tile) == COMPRESSED], np.int64)
-        for portion in image.batches_of(rows):
-            packed = gzip_rows(image.gather(new, portion))
-            found |= {tile: (COMPRESSED, one) for tile, one in zip(portion.tolist(), packed, strict=True)}
+        for portion, packed, ends in _encode_rows(image, rows, new):
+            bounds = zip(portion.tolist(), ends[:-1].tolist(), ends[1:].tolist(), strict=True)
+            found |= {tile: (COMPRESSED, packed[start:end].tobytes()) for tile, start, end in bounds}
         others = [tile for tile in others if tile not in found]
     for tile in others:
         encoded = _encode(image, tile, new[image.slices(tile)], known)

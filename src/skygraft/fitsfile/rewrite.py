@@ -30,6 +30,8 @@ __all__ = ["atomic_output", "rewrite_fits"]
 
 _SWAPPED_AT_ONCE = 1 << 17
 """Pixels whose bytes are swapped at a time: half a MB stays in the processor's cache until it is written."""
+_BUFFERED = 1 << 18
+"""Bytes that are gathered before they are written; larger parts are written as they are, without a copy."""
 
 type Part = bytes | memoryview
 
@@ -64,7 +66,7 @@ def atomic_output(
     path = Path(path)
     _refuse(path, inputs, overwrite)
     with atomic_path(path, make_folder=False) as temporary:
-        with temporary.open("xb", buffering=1 << 20) as stream, packing_writer(stream, path) as packed:
+        with temporary.open("xb", buffering=_BUFFERED) as stream, packing_writer(stream, path) as packed:
             yield packed
         _refuse(path, inputs, overwrite)
 

@@ -7,27 +7,27 @@ are slightly smaller than with one code for all bytes, and several times faster 
 
 from __future__ import annotations
 
-import struct
 from typing import Any, cast
 
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from skygraft.jit import compiled
+from skygraft.jit import compiled, load_little_word, scratch, store_little_word
 
 __all__ = ["gzip_bytes", "gzip_rows", "gzip_shuffled", "unshuffle", "unshuffle_rows", "unshuffle_words"]
 
 _LEVEL = 1
 """Compression level; higher ones do not compress noise any better."""
 _FULL_FLUSH = cast(Any, isal_zlib).Z_FULL_FLUSH
-_GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+_GZIP_HEADER = np.frombuffer(b"\x1f\x8b\x08\0\0\0\0\0\0\xff", np.uint8)
 """Header without name, time and operating system (RFC 1952)."""
-_LAST_BLOCK = b"\x03\0"
+_LAST_BLOCK = np.frombuffer(b"\x03\0", np.uint8)
 _LONGEST_STORED = 65535
 _SAMPLED = 15
 """One byte in this many is sampled to decide whether a group is random; of small groups, more of them."""
 _LEAST_SAMPLE = 1000
+_LOOK_EVERY = 64
 _SHORT = 1 << 14
 """Groups of together at most this many bytes are compressed in one call, which costs more than their own codes save."""
 
@@ -41,14 +41,14 @@ def gzip_bytes(raw: bytes | memoryview) -> bytes:
 def gzip_shuffled(numbers: NDArray[Any]) -> bytes:
     """Return the shuffled and gzipped bytes of the numbers of a tile, of any shape and byte order."""
     if numbers.dtype.itemsize == 4:
-        return gzip_rows(numbers.reshape(1, -1))[0]
+        return gzip_rows(numbers.reshape(1, -1))[0].tobytes()
     big = np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder(">"))
     groups = np.ascontiguousarray(big.view(np.uint8).reshape(big.size, -1).T)
-    return _gzip_groups(groups, _look_random(groups).tolist())
+    return _gzip_groups(groups[None])[0].tobytes()
 
 
-def gzip_rows(rows: NDArray[Any]) -> list[bytes]:
-    """Return the shuffled and gzipped bytes of each of many tiles of four-byte numbers.
+def gzip_rows(rows: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the shuffled and gzipped bytes of many tiles of four-byte numbers.
 
     Parameters
     ----------
@@ -57,60 +57,139 @@ def gzip_rows(rows: NDArray[Any]) -> list[bytes]:
 
     Returns
     -------
-    list of bytes
-        What `gzip_shuffled` returns of each row, in less time if rows are short.
+    data : ndarray of uint8
+        The bytes of all tiles: of each, what `gzip_shuffled` returns of it.
+    ends : ndarray of int64, shape (N + 1,)
+        Those of tile k are ``data[ends[k]:ends[k + 1]]``.
     """
     native = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("=")).view(np.uint32)
-    groups, random = _shuffle_rows(native)
-    return list(map(_gzip_groups, groups, random.tolist()))
+    groups = np.empty((len(native), 4, native.shape[1]), np.uint8)
+    _shuffle_rows(native, groups)
+    return _gzip_groups(groups)
 
 
-def _gzip_groups(groups: NDArray[np.uint8], random: list[bool]) -> bytes:
-    """Return the gzip stream of the byte groups of a tile; those that look random are stored uncompressed."""
-    parts: list[bytes | NDArray[np.uint8]] = [_GZIP_HEADER]
-    n, size = groups.shape
-    k = 0
-    while k < n:
-        end = k + 1
-        if random[k]:
-            parts += _stored(groups[k])
-        else:
-            while end < n and not random[end] and (end + 1 - k) * size <= _SHORT:
-                end += 1
-            stream = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, -15)
-            parts += [stream.compress(groups[k:end]), stream.flush(_FULL_FLUSH)]
-        k = end
-    return b"".join([*parts, _LAST_BLOCK, struct.pack("<2I", isal_zlib.crc32(groups), groups.size & 0xFFFFFFFF)])
-
-
-def _stored(group: NDArray[np.uint8]) -> list[bytes | NDArray[np.uint8]]:
-    """Uncompressed deflate blocks (RFC 1951, section 3.2.4); they begin and end at byte boundaries."""
-    parts: list[bytes | NDArray[np.uint8]] = []
-    for start in range(0, group.size, _LONGEST_STORED):
-        some = group[start : start + _LONGEST_STORED]
-        parts += [struct.pack("<B2H", 0, some.size, some.size ^ 0xFFFF), some]
-    return parts
+def _gzip_groups(groups: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the gzip streams of the byte groups of tiles; groups that look random are stored uncompressed."""
+    pieces: list[bytes] = []
+    random = np.empty(groups.shape[:2], np.bool_)
+    _look_random(groups.reshape(-1, groups.shape[2]), random.reshape(-1))
+    runs = _runs(random, groups.shape[2])
+    for tile, start, end in runs.tolist():
+        stream = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, -15)
+        pieces += [stream.compress(groups[tile, start:end]), stream.flush(_FULL_FLUSH)]
+    sizes = np.fromiter(map(len, pieces), np.int64, len(pieces)).reshape(-1, 2).sum(axis=1)
+    sums = np.fromiter(map(isal_zlib.crc32, groups), np.uint32, len(groups))
+    n_tiles, n, size = groups.shape
+    stored = size + 5 * (-(-size // _LONGEST_STORED))
+    streams = np.frombuffer(b"".join(pieces), np.uint8)
+    room = n_tiles * (len(_GZIP_HEADER) + len(_LAST_BLOCK) + 8) + np.count_nonzero(random) * stored + len(streams)
+    data, ends = np.empty(room, np.uint8), np.zeros(n_tiles + 1, np.int64)
+    _lay_out(groups.reshape(-1), size, random, runs, streams, sizes, sums, data, ends)
+    return data, ends
 
 
 @compiled
-def _look_random(groups: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return which groups compression would hardly make a per cent smaller: equal bytes are as rare as by chance.
+def _runs(random: NDArray[np.bool_], size: int) -> NDArray[np.int64]:
+    """Return tile, first group and end of the groups that are compressed together."""
+    runs, n = np.empty((random.size, 3), np.int64), 0
+    for tile in range(len(random)):
+        start = 0
+        while start < random.shape[1]:
+            end = start + 1
+            if not random[tile, start]:
+                while end < random.shape[1] and not random[tile, end] and (end + 1 - start) * size <= _SHORT:
+                    end += 1
+                runs[n, 0], runs[n, 1], runs[n, 2] = tile, start, end
+                n += 1
+            start = end
+    return runs[:n].copy()
 
-    A sample of the bytes is compared, with integers only, so that the same image gives the same bytes everywhere.
+
+# Without reference counts, which these functions have no use for: the counting takes longer than the copying.
+@compiled(reads=("streams",), _nrt=False)
+def _lay_out(
+    groups: NDArray[np.uint8],
+    size: int,
+    random: NDArray[np.bool_],
+    runs: NDArray[np.int64],
+    streams: NDArray[np.uint8],
+    sizes: NDArray[np.int64],
+    sums: NDArray[np.uint32],
+    data: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+) -> None:
+    """Put gzip streams together from the deflate streams of some groups, of given sizes, and the other groups."""
+    place = taken = run = 0
+    for tile in range(len(random)):
+        place = _append(data, place, _GZIP_HEADER, 0, len(_GZIP_HEADER))
+        group, n = 0, random.shape[1]
+        while group < n:
+            if random[tile, group]:
+                first = (tile * n + group) * size
+                for start in range(0, size, _LONGEST_STORED):
+                    some = min(_LONGEST_STORED, size - start)
+                    # An uncompressed deflate block (RFC 1951, section 3.2.4): it begins and ends at a byte boundary.
+                    data[place] = 0
+                    place = _append_number(data, place + 1, some | (some ^ 0xFFFF) << 16)
+                    place = _append(data, place, groups, first + start, some)
+                group += 1
+            else:
+                place = _append(data, place, streams, taken, sizes[run])
+                taken += sizes[run]
+                group = runs[run, 2]
+                run += 1
+        place = _append(data, place, _LAST_BLOCK, 0, len(_LAST_BLOCK))
+        place = _append_number(data, place, int(sums[tile]))
+        place = _append_number(data, place, n * size)
+        ends[tile + 1] = place
+
+
+@compiled(_nrt=False)
+def _append(data: NDArray[np.uint8], place: int, more: NDArray[np.uint8], start: int, size: int) -> int:
+    """Copy some bytes, in words as far as they go; returns the place behind them."""
+    words = size // 8
+    for i in range(words):
+        store_little_word(data, place + 8 * i, load_little_word(more, start + 8 * i))
+    for i in range(8 * words, size):
+        data[place + i] = more[start + i]
+    return place + size
+
+
+@compiled(_nrt=False)
+def _append_number(data: NDArray[np.uint8], place: int, number: int) -> int:
+    """Write a number as four bytes, the lowest first; returns the place behind them."""
+    for i in range(4):
+        data[place + i] = (number >> (8 * i)) & 255
+    return place + 4
+
+
+@compiled(_nrt=False)
+def _look_random(groups: NDArray[np.uint8], found: NDArray[np.bool_]) -> None:
+    """Find which groups compression would hardly make a per cent smaller: equal bytes are as rare as by chance.
+
+    A sample of the bytes is compared, with integers only, so that the same image gives the same groups everywhere.
     """
-    found = np.zeros(len(groups), np.bool_)
     size = groups.shape[1]
     step = min(_SAMPLED, max(1, size // _LEAST_SAMPLE))
-    counts = np.empty(256, np.int64)
+    n = (size + step - 1) // step
+    # Fewer pairs of equal bytes than this are as rare as by chance; most groups that are not random soon have more.
+    most = (9 * (n * (n - 1) // 2) + 8 * 256 - 1) // (8 * 256)
+    counts = scratch(256, np.uint32)
     for k in range(len(groups)):
-        counts[:] = 0
-        n = pairs = 0
-        for i in range(0, size, step):
-            pairs += counts[groups[k, i]]
-            counts[groups[k, i]] += 1
-            n += 1
-        found[k] = n >= _LEAST_SAMPLE and 8 * 256 * pairs < 9 * (n * (n - 1) // 2)
-    return found
+        found[k] = n >= _LEAST_SAMPLE
+        if not found[k]:
+            continue
+        for i in range(256):
+            counts[i] = 0
+        pairs, start = 0, 0
+        while start < size and pairs < most:
+            end = min(size, start + _LOOK_EVERY * step)
+            for i in range(np.uint64(start), np.uint64(end), np.uint64(step)):
+                byte = groups[k, i]
+                pairs += np.int64(counts[byte])
+                counts[byte] += np.uint32(1)
+            start = end
+        found[k] = pairs < most
 
 
 def unshuffle(raw: NDArray[np.uint8], itemsize: int) -> NDArray[np.uint8]:
@@ -156,33 +235,30 @@ def unshuffle_words(raw: NDArray[np.uint8], image: NDArray[np.uint32], y0: int, 
 
 
 @compiled
-def unshuffle_rows(raw: NDArray[np.uint8], rows: NDArray[np.uint32]) -> None:
+def unshuffle_rows(raw: NDArray[np.uint8], width: int, rows: NDArray[np.uint32]) -> None:
     """Unshuffle tiles that are rows of an image.
 
     Parameters
     ----------
-    raw : ndarray of uint8, shape (4 N M,)
-        Shuffled bytes of one row after the other.
+    raw : ndarray of uint8, shape (N width,)
+        Shuffled bytes of one row after the other, each with padding to `width` bytes.
+    width : int
+        At least 4 M.
     rows : ndarray of uint32, shape (N, M)
         Written in place, in native byte order.
     """
     size = 4 * rows.shape[1]
     for j in range(len(rows)):
-        unshuffle_words(raw[j * size : (j + 1) * size], rows, j, 0, 1, rows.shape[1])
+        unshuffle_words(raw[j * width : j * width + size], rows, j, 0, 1, rows.shape[1])
 
 
-@compiled
-def _shuffle_rows(rows: NDArray[np.uint32]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return the byte groups of each row, shape (N, 4, M), and which of them look random, shape (N, 4)."""
-    groups = np.empty((len(rows), 4, rows.shape[1]), np.uint8)
-    random = np.empty((len(rows), 4), np.bool_)
+@compiled(reads=("rows",), _nrt=False)
+def _shuffle_rows(rows: NDArray[np.uint32], groups: NDArray[np.uint8]) -> None:
+    """Fill the byte groups of each row, shape (N, 4, M)."""
     for j in range(len(rows)):
-        row, first, second, third, fourth = rows[j], groups[j, 0], groups[j, 1], groups[j, 2], groups[j, 3]
-        for i in range(rows.shape[1]):
-            number = row[i]
-            first[i] = number >> np.uint32(24)
-            second[i] = number >> np.uint32(16) & np.uint32(255)
-            third[i] = number >> np.uint32(8) & np.uint32(255)
-            fourth[i] = number & np.uint32(255)
-        random[j] = _look_random(groups[j])
-    return groups, random
+        row = rows[j]
+        # One group after the other, which the compiler turns into vector code.
+        for k in range(4):
+            group, shift = groups[j, k], np.uint32(24 - 8 * k)
+            for i in range(np.uint64(len(row))):
+                group[i] = (row[i] >> shift) & np.uint32(255)

@@ -100,7 +100,10 @@ class Table:
         self._heap = self._data[int(self.header.get("THEAP", self._width * self.n_rows)) :]
         self._columns = self._read_columns()
         self._flags = {
-            int(key[5:]) - 1: str(value) for key, value in self.header.items() if re.fullmatch(r"TFLAG\d+", key)
+            # Not `items`: astropy parses a card when its value is asked for.
+            int(key[5:]) - 1: str(self.header[key])
+            for key in self.header
+            if re.fullmatch(r"TFLAG\d+", key)
         }
 
     def _read_columns(self) -> list[_Column]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import warnings
 from collections.abc import Iterator
@@ -84,6 +85,12 @@ class AfwFile:
         found = self.component(name)
         return None if found is None or self._odd_class(name) else found
 
+    @functools.cached_property
+    def detector(self) -> afw_objects.Detector | None:
+        """The detector, None if the file records none."""
+        component = self.side_component("DETECTOR")
+        return None if component is None else afw_objects.build_detector(*component)
+
     def _odd_class(self, name: str) -> str:
         """Name of the class of a component, if it is not the expected one; otherwise empty."""
         found = self.component(name)
@@ -107,8 +114,15 @@ def mapped(path: StrPath) -> Iterator[RawFits]:
 
 
 @contextlib.contextmanager
-def open_afw(path: StrPath) -> Iterator[AfwFile]:
+def open_afw(path: StrPath, *, archive: bool = True) -> Iterator[AfwFile]:
     """Open an exposure: find its planes, check them against each other, and read the index of its archive.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    archive : bool
+        Whether to read the archive's index; what does without it takes the file for one without an archive.
 
     Raises
     ------
@@ -137,7 +151,8 @@ def open_afw(path: StrPath) -> Iterator[AfwFile]:
                 key="AR_HDU",
                 fix="Copy or download the file again",
             )
-        yield AfwFile(raw, primary, hdus, None if index is None else Archive(raw, int(index) - 1), headers)
+        opened = Archive(raw, int(index) - 1) if archive and index is not None else None
+        yield AfwFile(raw, primary, hdus, opened, headers)
 
 
 def planes_of(opened: AfwFile) -> list[Plane]:

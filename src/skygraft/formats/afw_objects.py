@@ -92,7 +92,8 @@ class Detector:
             if part.size:
                 part[:] = amp.gain
                 used.add(amp.gain)
-        if not np.all(np.isfinite(gains) & (gains > 0)):
+        # NaN where no amplifier is.
+        if not (gains.min() > 0 and gains.max() < np.inf):
             return None
         return float(used.pop()) if len(used) == 1 else gains
 

@@ -99,11 +99,6 @@ class AfwOptions(ReadOptions):
             raise ConfigError(f"allow_pickle={self.allow_pickle!r} is neither true nor false", key="allow_pickle")
 
 
-def _detector(opened: AfwFile) -> afw_objects.Detector | None:
-    component = opened.side_component("DETECTOR")
-    return None if component is None else afw_objects.build_detector(*component)
-
-
 def _band(opened: AfwFile) -> str | None:
     component = opened.side_component("FILTER")
     if component is not None:
@@ -115,7 +110,7 @@ def _band(opened: AfwFile) -> str | None:
 
 def _data_id(opened: AfwFile, options: AfwOptions) -> DataId:
     stem, named_visit, named_detector = parse_name(opened.path)
-    detector = _detector(opened)
+    detector = opened.detector
     instrument = str(card_value(opened.primary, "INSTRUMENT", card_value(opened.primary, "INSTRUME", ""))).strip()
     visit = card_value(opened.primary, "IDNUM", 0) or named_visit
     found: dict[str, Any] = {
@@ -239,7 +234,7 @@ def _gain(
     # For an image in electrons, too, the gain is estimated from the variance plane, as in the pipelines.
     if unit != "adu":
         return None, "", f"the image is in {unit}, and the amplifiers' gains are of electrons per count"
-    detector = _detector(opened)
+    detector = opened.detector
     if detector is None:
         return None, "", "the file records no detector"
     flux_unit = flux_unit_of(float(calib.zeropoint())) if calib is not None and calib.is_constant else None
@@ -391,7 +386,7 @@ class LsstAfwFormat(Format):
         dataset and its inputs. All other HDUs are copied byte for byte.
         """
         refuse_overwrite(path, [like], overwrite=overwrite)
-        with open_afw(like) as opened:
+        with open_afw(like, archive=False) as opened:
             hdus, places, primary = dict(opened.hdus), planes_of(opened), list(opened.primary)
             known = _mask_planes(opened.header("MASK"), opened.path)
         wanted = {name: (value & 0xFFFFFFFF).bit_length() - 1 for name, value in exposure.mask_planes.items()}
@@ -442,7 +437,7 @@ def _reference_cards(photo_calib: PhotoCalib | None) -> CardUpdates:
 
 
 def _extras(opened: AfwFile) -> dict[str, Any]:
-    detector = _detector(opened)
+    detector = opened.detector
     polygon, corrections = opened.side_component("VALID_POLYGON"), opened.side_component("AP_CORR_MAP")
     return {
         COADD_INPUTS: opened.component("COADD_INPUTS") is not None,

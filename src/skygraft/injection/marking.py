@@ -123,7 +123,7 @@ def mark(
         variance = exposure.variance
     else:
         variance = np.full((1, mask.shape[1]), _image_sigma(exposure.image) ** 2, dtype=np.float32)
-    _mark(exposure.mask, mask, canvas.model, variance, injected, threshold)
+    _mark(exposure.mask, mask, canvas.model, canvas.model.view(np.uint32), variance, injected, threshold)
     on_canvas = report.stamp_size > 0
     _mark_cores(mask, canvas.x0, canvas.y0, sources.x[on_canvas], sources.y[on_canvas], core)
 
@@ -142,6 +142,7 @@ def _mark(
     before: NDArray[np.int32],
     mask: NDArray[np.int32],
     model: NDArray[np.float32],
+    bits: NDArray[np.uint32],
     variance: NDArray[Any],
     bit: np.int32,
     threshold: float,
@@ -154,9 +155,9 @@ def _mark(
             mask[j, i] = before[j, i]
         for start in range(0, model.shape[1], _BLOCK):
             flux, out = model[j, start : start + _BLOCK], mask[j, start : start + _BLOCK]
-            some = False
-            for i in range(flux.size):
-                some |= flux[i] != 0.0
+            some, words = np.uint32(0), bits[j, start : start + _BLOCK]
+            for i in range(np.uint64(words.size)):
+                some |= words[i]
             for i in range(flux.size if some else 0):
                 # Where the variance is not known, every changed pixel is marked.
                 known = float(v[start + i]) if v[start + i] > 0.0 and v[start + i] < np.inf else 0.0

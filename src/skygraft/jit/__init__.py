@@ -8,7 +8,18 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, cast, overload
 
-__all__ = ["compiled", "fma", "in_python_too", "leading_zeros", "load_word", "prefetch", "scratch", "store_word"]
+__all__ = [
+    "compiled",
+    "fma",
+    "in_python_too",
+    "leading_zeros",
+    "load_little_word",
+    "load_word",
+    "prefetch",
+    "scratch",
+    "store_little_word",
+    "store_word",
+]
 
 
 @overload
@@ -178,6 +189,12 @@ load_word: Callable[[Any, Any], Any] = cast(Any, _Operation("load_word"))
 
 store_word: Callable[[Any, Any, Any], None] = cast(Any, _Operation("store_word"))
 """In a compiled function: store a big-endian uint64 in ``data[place : place + 8]``; bounds are not checked."""
+
+load_little_word: Callable[[Any, Any], Any] = cast(Any, _Operation("load_little_word"))
+"""In a compiled function: bytes ``data[place : place + 8]`` as a little-endian uint64; bounds are not checked."""
+
+store_little_word: Callable[[Any, Any, Any], None] = cast(Any, _Operation("store_little_word"))
+"""In a compiled function: store a little-endian uint64 in ``data[place : place + 8]``; bounds are not checked."""
 
 fma: Callable[[Any, Any, Any], Any] = cast(Any, _Operation("fma"))
 """In a compiled function: ``a * b + c`` of floats of one type, rounded once (fused multiply-add).

@@ -27,7 +27,18 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
 from numba.extending import intrinsic, register_jitable
 
-__all__ = ["dispatcher", "fma", "leading_zeros", "load_word", "prefetch", "register", "scratch", "store_word"]
+__all__ = [
+    "dispatcher",
+    "fma",
+    "leading_zeros",
+    "load_little_word",
+    "load_word",
+    "prefetch",
+    "register",
+    "scratch",
+    "store_little_word",
+    "store_word",
+]
 
 _LOCK_NAME = "skygraft-compiling.lock"
 _LONGEST_WAIT_SECONDS = 300.0
@@ -314,6 +325,17 @@ def _load_word(_: Any, data: Any, place: Any) -> Any:
 load_word = cast(Any, intrinsic(_load_word))
 
 
+def _load_little_word(_: Any, data: Any, place: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = builder.load(_word_at(context, builder, signature.args[0], *arguments), align=1)
+        return word if sys.byteorder == "little" else builder.bswap(word)
+
+    return types.uint64(data, place), generate
+
+
+load_little_word = cast(Any, intrinsic(_load_little_word))
+
+
 def _store_word(_: Any, data: Any, place: Any, word: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         where = _word_at(context, builder, signature.args[0], *arguments[:2])
@@ -324,6 +346,18 @@ def _store_word(_: Any, data: Any, place: Any, word: Any) -> Any:
 
 
 store_word = cast(Any, intrinsic(_store_word))
+
+
+def _store_little_word(_: Any, data: Any, place: Any, word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        where = _word_at(context, builder, signature.args[0], *arguments[:2])
+        builder.store(arguments[2] if sys.byteorder == "little" else builder.bswap(arguments[2]), where, align=1)
+        return context.get_dummy_value()
+
+    return types.void(data, place, types.uint64), generate
+
+
+store_little_word = cast(Any, intrinsic(_store_little_word))
 
 
 def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
