@@ -370,7 +370,7 @@ def _understood(image: _Image, name: str, asked: PsfImageOptions) -> _Image:
         raise image.error(
             f"the cube holds {len(values)} images and no positions for them (DET_YX0, ...; NXPSFS, IPSFX01, ...)",
             key="grid_xypos",
-            fix="Give them: grid_xypos: [[x, y], ...], one for each image; or say which image holds everywhere: plane: 0",
+            fix="Give them: grid_xypos: [[x, y], ...], one for each image; or which image holds everywhere: plane: 0",
         )
     if name in _STPSF or (card(header, "PIXELSCL") is not None and card(header, "OVERSAMP", "DET_SAMP") is not None):
         summed = name in _SUMMED or (scale.per_pixel is not None and scale.per_pixel <= 1)
