@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.injection import inject
 from skygraft.photometry import CalibrationAperture, PhotoCalib
-from skygraft.psf import PSF, FixedKernelPSF, MoffatPSF, PsfexPSF
+from skygraft.psf import PSF, Box, CellPSF, FixedKernelPSF, GriddedPSF, MoffatPSF, OversampledPSF, PsfexPSF
+from skygraft.render import Canvas, Sources, render
 from skygraft.tables.truth_parts import write_truth_part
 from skygraft.wcs import FitsWcs
 
@@ -118,6 +119,52 @@ def agreement(n_ideal: int = 200, side: int = 512, density: float = 0.6) -> list
     return rows
 
 
+def other_psfs(n: int = 200_000, side: int = 1024, n_stamps: int = 4000) -> list[tuple[str, str]]:
+    """Time PSFs that are evaluated between pixels, and one in cells: on the grid, and star by star."""
+    y, x = np.mgrid[-100:101, -100:101] / 4.0
+    images = [(1 + (x**2 + y**2) / width**2) ** -2.5 for width in np.linspace(1.0, 1.15, 16)]
+    lines, cells = np.linspace(0, side - 1, 4), -(-side // 150)
+    kernels = [MoffatPSF(4 + 0.01 * k, 3.0, shape=(31, 31)).kernels(0, 0)[0] for k in range(cells**2)]
+    tried: dict[str, PSF] = {
+        "4 samples a pixel": OversampledPSF(images[0], 4, normalize=True),
+        "16 of them on a grid": GriddedPSF(images, [(a, b) for b in lines for a in lines], 4, normalize=True),
+        "Moffat of 1.6 pixels": MoffatPSF(1.6, 3.0, shape=(31, 31)),
+        "Moffat of 1.6 pixels, larger": MoffatPSF(1.6, 3.0, shape=(61, 61)),
+        "cells": CellPSF(np.reshape(kernels, (cells, cells, 31, 31)), (0, 0), (150, 150)),
+    }
+    rows, box = [], Box(-0.5, side - 0.5, -0.5, side - 0.5)
+    rng = np.random.default_rng(1)
+    place, flux = rng.uniform(30, side - 30, (2, n)), rng.uniform(1, 100, n)
+    shapes = np.broadcast_to(np.nan, (n, 2, 2))
+
+    def took(psf: PSF, some: int, how: str) -> float:
+        stars = Sources(np.arange(some), np.full(some, "Star"), *place[:, :some], flux[:some], shapes[:some], {})
+        start = time.process_time()
+        render(stars, psf, Canvas.empty((side, side), (0, 0)), box, Unscaled(), stars=how)  # type: ignore[arg-type]
+        return time.process_time() - start
+
+    for name, psf in tried.items():
+        took(psf, 10, "grid")
+        fixed = min(took(psf, 10, "stamps") for _ in range(3))
+        stamp = min(took(psf, n_stamps, "stamps") - fixed for _ in range(3)) / (n_stamps - 10)
+        grid = min(took(psf, n, "precise") for _ in range(3)) / n
+        rows.append((f"{name}, {psf.shape[1]} x {psf.shape[0]}: a stamp; on the grid",
+                     f"{1e6 * stamp:.1f} µs; {1e6 * grid:.1f} µs: {stamp / grid:.1f} times"))  # fmt: skip
+    return rows
+
+
+class Unscaled:
+    """Kernels as they are."""
+
+    def __call__(
+        self, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Factors of one."""
+        return np.ones(len(x)), np.ones(len(x))
+
+    of_coefficients = __call__
+
+
 def main() -> None:
     """Print a table of what was measured."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -158,7 +205,7 @@ def main() -> None:
         ("a star as a stamp, all else included", f"{of_stamp * 1e6:.2f} µs: {of_stamp * n / took:.1f} times as long"),
     ]
     del found, catalog
-    for name, value in rows + agreement():
+    for name, value in rows + agreement() + other_psfs():
         print(f"{name:<58} {value}")
 
 

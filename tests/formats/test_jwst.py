@@ -13,7 +13,7 @@ from astropy.wcs import WCS
 
 from kits.space_images import AREA, PHOTONS, PSF, SIZE, pipeline, relative_areas, write_jwst
 from skygraft import inject
-from skygraft.errors import CalibrationError, ConfigError, FormatError, WcsError
+from skygraft.errors import CalibrationError, ConfigError, FormatError, UncalibratedImageError, WcsError
 from skygraft.formats import read_calibration, read_exposure, read_footprint, write_exposure
 from skygraft.formats.conformance import check_format
 from skygraft.formats.jwst import JwstFormat
@@ -184,6 +184,19 @@ def test_other_products_are_refused_by_name(tmp_path, cards, match) -> None:
     for read in (read_exposure, read_footprint):
         with pytest.raises(FormatError, match=match):
             read(path)
+
+
+@pytest.mark.parametrize("mosaic", [True, False])
+def test_an_image_without_its_unit_says_which_card_is_missing(tmp_path, mosaic) -> None:
+    path = write_jwst(tmp_path / ("jw_i2d.fits" if mosaic else "jw_cal.fits"), mosaic=mosaic)
+    whole = read_exposure(path, psf=PSF).photo_calib
+    with fits.open(path, mode="update") as hdus:
+        del hdus["SCI"].header["BUNIT"]
+    exposure = read_exposure(path, psf=PSF)
+    with pytest.raises(UncalibratedImageError, match=r"no BUNIT, and PIXAR_SR .HDU 1.*unit='MJy/sr'") as caught:
+        inject(exposure, star(exposure), noise=False)
+    assert (caught.value.path, caught.value.hdu, caught.value.key) == (str(path), 1, "BUNIT")
+    assert read_exposure(path, psf=PSF, unit="MJy/sr").photo_calib == whole
 
 
 def test_a_ramp_is_refused_by_its_axes(tmp_path) -> None:

@@ -16,7 +16,7 @@ from astropy.wcs import WCS
 from kits.coadd_tiles import SIZE, write_megapipe
 from skygraft import inject
 from skygraft.catalog import normalize_catalog
-from skygraft.errors import CalibrationError, FormatError, UnknownApertureError
+from skygraft.errors import CalibrationError, FormatError, UncalibratedImageError, UnknownApertureError
 from skygraft.formats import read_exposure, recognise_format, write_exposure
 from skygraft.formats.conformance import check_format
 from skygraft.formats.megapipe import MegaPipeFormat
@@ -156,3 +156,19 @@ def test_source_extractor_measures_the_output(tmp_path):
     assert len(found) == 1
     # Noise in the aperture is 0.022 mag.
     assert found["MAG_APER"][0] == pytest.approx(MAG, abs=0.06)
+
+
+def test_a_stack_under_another_name_is_an_ordinary_image_that_says_what_to_give(tmp_path):
+    """SWarp's equivalent gain is the stack's whatever the file is called; a bare GAIN may be a detector's."""
+    renamed = write_megapipe(tmp_path, cards={"GAIN": (100.0, "Maximum equivalent gain (e-/ADU)")}).rename(
+        tmp_path / "renamed.fits"
+    )
+    exposure = read_exposure(renamed, psf={"kind": "gaussian", "fwhm": "0.7 arcsec"})
+    assert (exposure.format, exposure.gain) == ("fits", 100.0)
+    with pytest.raises(UncalibratedImageError, match=r"no zeropoint .*MegaPipe .* zeropoint=30") as caught:
+        inject(exposure, star(renamed, 50, 50), seed=1)
+    assert (caught.value.path, caught.value.hdu) == (str(renamed), 0)
+    fits.setval(renamed, "GAIN", value=100.0, comment="Amplifier gain")
+    exposure = read_exposure(renamed)
+    assert exposure.gain is None
+    assert "SWarp made the image (SOFTNAME), and GAIN in the header of HDU 0" in exposure.extra["no_gain"]

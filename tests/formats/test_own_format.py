@@ -112,6 +112,30 @@ def test_conformance_and_a_session_that_registers_it(tmp_path: Path, example: Pa
     assert read_footprint(path).format == f"{example}:NpzFormat"
 
 
+def test_errors_of_damaged_files_name_them_and_those_of_the_code_do_not(tmp_path: Path, example: Path) -> None:
+    fmt = class_of(example)()
+    path = write_npz(tmp_path / "image.npz")
+    whole = path.read_bytes()
+    for damaged in (
+        whole[:200],
+        b"PK\x03\x04" + whole[4:900],
+        whole.replace("ZEROP".encode("utf-32-le"), "ZEROB".encode("utf-32-le")),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptFileError, match=r"cannot be read as npz \(\w+") as caught:
+            fmt.read(path)
+        assert caught.value.path == str(path)
+    path.write_bytes(whole)
+    broken = type("Broken", (type(fmt),), {"load": lambda self, path, options: None.nothing})()
+    with pytest.raises(AttributeError):
+        broken.read(path)
+    with pytest.raises(ConfigError, match="'hdu' is not an option of format 'npz'"):
+        fmt.footprint(path, hdu=1)
+    with pytest.raises(skygraft.errors.OutputExistsError):
+        fmt.write(fmt.read(path), path, like=path, overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["image.npz"]
+
+
 def test_what_is_no_format_is_refused() -> None:
     with pytest.raises(ConfigError, match="derived from"):
         skygraft.register_format(dict)  # type: ignore[type-var]

@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 
 from kits.survey_frames import ZTF_NAME, write_ztf_image
 from skygraft import inject, read_exposure, write_exposure
-from skygraft.errors import FormatError, PsfError
+from skygraft.errors import FormatError, PsfError, UncalibratedImageError
 from skygraft.formats import get_format, read_footprint, recognise_format
 from skygraft.formats.base import CAUTION
 from skygraft.photometry import PSF_MODEL
@@ -124,6 +124,22 @@ def test_a_failed_image_is_read_with_a_caution(tmp_path: Path) -> None:
     assert "INFOBITS = 33554437" in read_exposure(path).extra[CAUTION]
     good = write_ztf_image(tmp_path / ZTF_NAME.replace("q3", "q4"), INFOBITS=5)
     assert CAUTION not in read_exposure(good).extra
+
+
+def test_an_image_without_its_zeropoint_names_the_card_and_what_to_give(tmp_path: Path) -> None:
+    path = write_ztf_image(tmp_path / ZTF_NAME)
+    with fits.open(path, mode="update") as hdus:
+        del hdus[0].header["MAGZP"]
+    assert recognise_format(path).name == "ztf"
+    exposure = read_exposure(path)
+    with pytest.raises(
+        UncalibratedImageError, match=r"no MAGZP\). Fetch the image again, or give zeropoint="
+    ) as caught:
+        inject(exposure, _star(exposure, 18.0, 50.0, 50.0), noise=False)
+    assert (caught.value.path, caught.value.hdu, caught.value.key) == (str(path), 0, "MAGZP")
+    given = read_exposure(path, zeropoint=ZEROPOINT)
+    assert float(given.photo_calib.zeropoint()) == pytest.approx(ZEROPOINT)
+    assert given.photo_calib.reference is PSF_MODEL
 
 
 def test_an_image_without_companions_says_what_it_lacks(tmp_path: Path) -> None:

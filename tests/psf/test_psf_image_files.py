@@ -176,6 +176,54 @@ def test_images_of_several_bands(tmp_path):
         read_psf_image(path, 0.262, oversampling=1)
 
 
+WAVES = {"PIXSCALE": 0.3, "WAVELN00": 2e-6, "WAVELN01": 3e-6}
+
+
+def datacube(path, wavelengths, key="WAVELN{:02d}"):
+    """What poppy's calc_datacube makes of a stamp: each of its extensions with a plane for each wavelength."""
+    stamps = [stamp(path.parent / f"{path.stem}{i}.fits", light=0.99 - 0.01 * i) for i in range(len(wavelengths))]
+    cards = {key.format(i): metres for i, metres in enumerate(wavelengths)} | {"NWAVES": len(wavelengths)}
+    hdus = []
+    for k in range(4):
+        header = fits.getheader(stamps[0], k)
+        header.update(cards)
+        hdus.append((np.stack([fits.getdata(one, k) for one in stamps]), header))
+    return write(path, *hdus)
+
+
+@pytest.mark.parametrize("key", ["WAVELN{:02d}", "WVLN{:04d}"])
+def test_one_wavelength_of_a_datacube_is_the_stamp_of_that_wavelength(tmp_path, key):
+    path = datacube(tmp_path / "cube.fits", [2.0e-6, 3.0e-6, 4.44e-6], key)
+    of_stamp = read_psf_image(tmp_path / "cube2.fits", NIRCAM)
+    for given in ({"wavelength": "4.44 um"}, {"wavelength": "50000 Angstrom"}, {"plane": 2}, {"plane": np.int64(2)}):
+        psf = read_psf_image(path, NIRCAM, **given)
+        assert np.array_equal(psf.images, of_stamp.images)
+        assert (psf.pixel_integrated, psf.oversampling) == (False, (4, 4))
+        assert psf.flux_outside([0], [0]) == of_stamp.flux_outside([0], [0])
+        assert "plane 2 (4.44 micrometres) of STPSF stamp cube.fits[2]" in psf.description
+    binned = read_psf_image(path, NIRCAM, hdu="DET_DIST", wavelength="2 um")
+    assert np.array_equal(binned.kernels([0], [0])[0], fits.getdata(tmp_path / "cube0.fits", "DET_DIST"))
+    with pytest.raises(PsfError, match=r"several wavelengths: planes 0 to 2, of 2, 3, 4.44 micrometres") as caught:
+        read_psf_image(path, NIRCAM)
+    assert caught.value.key == "wavelength"
+    assert caught.value.hdu == 2
+    with pytest.raises(ConfigError, match="plane and wavelength are both given"):
+        read_psf_image(path, NIRCAM, plane=1, wavelength="3 um")
+    alone = read_psf_image(datacube(tmp_path / "one.fits", [2.5e-6]), NIRCAM)
+    assert "2.5 micrometres of STPSF stamp" in alone.description
+
+
+def test_a_cube_of_four_axes_is_read_plane_by_plane(tmp_path):
+    """No function of STPSF writes one; grids of several wavelengths that were put together by hand have them."""
+    images, header = fits.getdata(grid_file(tmp_path / "a.fits"), header=True)
+    both = write(tmp_path / "both.fits", (np.stack([images, images[::-1]]), header))
+    psf = read_psf_image(both, NIRCAM, plane=0)
+    assert isinstance(psf, GriddedPSF)
+    assert np.array_equal(psf.images, read_psf_image(tmp_path / "a.fits", NIRCAM).images)
+    with pytest.raises(PsfError, match=r"4 axes .* datacubes .calc_datacube. a plane for each wavelength"):
+        read_psf_image(both, NIRCAM)
+
+
 @pytest.mark.parametrize(
     ("image", "cards", "given", "match"),
     [
@@ -190,6 +238,10 @@ def test_images_of_several_bands(tmp_path):
         (np.where(spot(25, 1, 1.7) < 1e-9, np.nan, spot(25, 1, 1.7)), {"PIXSCALE": 0.3}, {}, "values that are not fin"),
         (np.ones((2, 2, 9, 9)), {"PIXSCALE": 0.3}, {}, r"cube with 4 axes \(2, 2, 9, 9\)"),
         (np.ones((3, 9, 9)), {"PIXSCALE": 0.3}, {}, "3 images and no positions"),
+        (np.ones((3, 9, 9)), {"PIXSCALE": 0.3}, {"plane": 3}, "plane is 3; the cube has planes 0 to 2"),
+        (np.ones((3, 9, 9)), {"PIXSCALE": 0.3}, {"wavelength": "2 um"}, "says no wavelengths of its planes"),
+        (np.ones((2, 9, 9)), WAVES, {}, "several wavelengths: planes 0 to 1, of 2, 3 micrometres"),
+        (np.ones((2, 9, 9)), WAVES, {"wavelength": "4 um"}, "no plane of the cube is of 4 micrometres"),
         (spot(25, 1, 1.7), {"PIXSCALE": 1.0}, {}, "0.3 x 0.3 samples per pixel"),
         (spot(25, 1, 1.7), {"IMTYPE": "psfsize"}, {}, "map of the PSF's size"),
         (spot(49, 4), STPSF | {"PIXELSCL": 0.063 / 4, "DET_SAMP": 4}, {}, "made for pixels of 0.063 arcsec"),
@@ -220,6 +272,10 @@ def test_what_is_no_psf_of_this_image_is_refused(tmp_path, image, cards, given, 
         {"center": ["left", "top"]},
         {"grid_xypos": [1, 2]},
         {"grid_xypos": "corners"},
+        {"plane": "first"},
+        {"plane": True},
+        {"wavelength": "4.4"},
+        {"wavelength": "4 Jy"},
     ],
 )
 def test_settings_of_the_wrong_type_are_refused(tmp_path, given):

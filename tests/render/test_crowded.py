@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from skygraft.catalog import Flag
 from skygraft.errors import PsfError
-from skygraft.psf import Box, CellPSF, FixedKernelPSF, GaussianPSF, LinearPSF, MoffatPSF, PsfexPSF
+from skygraft.psf import (
+    PSF,
+    Box,
+    CellPSF,
+    FixedKernelPSF,
+    GaussianPSF,
+    GriddedPSF,
+    LinearPSF,
+    MoffatPSF,
+    OversampledPSF,
+    PsfexPSF,
+)
 from skygraft.render import Canvas, Sources, render
 from skygraft.render.crowded import MOST_RING
 
@@ -180,13 +193,104 @@ def test_what_has_no_star_remains_zero():
     assert (model[:, 30:80] != 0).all()
 
 
+def oversampled(width: float = 1.1, n: int = 60) -> np.ndarray:
+    """Four samples a pixel of a profile that pixels undersample."""
+    y, x = np.mgrid[-n : n + 1, -n : n + 1] / 4.0
+    return (1 + (x**2 + y**2) / width**2) ** -2.5
+
+
+CORNERS = [(0.0, 0.0), (199.0, 0.0), (0.0, 199.0), (199.0, 199.0)]
+BETWEEN = {
+    "effective PSF": OversampledPSF(oversampled(), 4, normalize=True),
+    "optical PSF, of an even size": OversampledPSF(oversampled()[1:, 3:], 4, pixel_integrated=False, normalize=True),
+    "grid of positions": GriddedPSF([oversampled(w) for w in (1.0, 1.1, 1.2, 1.3)], CORNERS, 4, normalize=True),
+    "formula": GaussianPSF(fwhm=1.5, shape=(31, 31)),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_stars_that_pixels_undersample_are_their_models_values_at_their_own_places(name: str):
+    """Against the model evaluated in double precision at each star's own sub-pixel place, and against stamps."""
+    psf, rng = BETWEEN[name], np.random.default_rng(3)
+    stars = stars_at(*rng.uniform(-3, SIDE + 3, (2, 150)), 10 ** rng.uniform(0, 3, 150))
+    model, report = drawn(stars, psf, "grid")
+    stamps, by_stamps = drawn(stars, psf, "stamps")
+    assert model.tobytes() != stamps.tobytes()
+    exact, ends, half = np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE)), psf.shape[0] // 2
+    scales, _ = Twice().of_coefficients(None, stars.x, stars.y)
+    (y_low, y_high), (x_low, x_high) = psf.sub_pixel.reach
+    for x, y, flux in zip(stars.x, stars.y, stars.flux * scales, strict=True):
+        dy, dx = np.arange(SIDE) - y, np.arange(SIDE) - x
+        of_star = np.einsum("b,bij->ij", psf.coefficients([x], [y])[0], psf.sub_pixel.values(dy, dx)) * flux
+        exact += of_star
+        last = np.abs(of_star[(np.abs(dy) < half)[:, None] & (np.abs(dx) < half)])
+        beyond = ((dy < y_low) | (dy > y_high))[:, None] | (dx < x_low) | (dx > x_high)
+        near = (np.abs(dy) < half + 3)[:, None] & (np.abs(dx) < half + 3)
+        ends += np.where(beyond & near, 1e-5 * last.max(initial=0.0), 0.0)
+    # beyond its last samples a spline fades within a pixel on the grid, and ends with a stamp
+    assert (np.abs(model - exact) <= 3e-7 * exact.max() + ends).all()
+    np.testing.assert_allclose(report.flux_deposited, by_stamps.flux_deposited, rtol=1e-4, atol=1e-6)
+    assert model.sum(dtype=float) == pytest.approx(report.flux_deposited.sum(), rel=1e-6)
+    np.testing.assert_array_equal(report.flags, by_stamps.flags)
+    np.testing.assert_array_equal(report.psf_fwhm, by_stamps.psf_fwhm)
+
+
+def test_few_stars_between_pixels_are_drawn_star_by_star_and_crowded_tiles_are_not():
+    rng, psf = np.random.default_rng(5), BETWEEN["effective PSF"]
+    few = stars_at(*rng.uniform(0, SIDE, (2, 4000)), rng.uniform(1, 2, 4000))
+    assert drawn(few, psf, "precise")[0].tobytes() == drawn(few, psf, "stamps")[0].tobytes()
+    many = stars_at(*rng.uniform(0, SIDE, (2, 30_000)), rng.uniform(1, 2, 30_000))
+    model = drawn(many, psf, "precise")[0]
+    assert model.tobytes() == drawn(many, psf, "grid")[0].tobytes()
+    np.testing.assert_allclose(model, drawn(many, psf, "stamps")[0], rtol=1e-4, atol=1e-5 * model.max())
+
+
+def cells(present: bool = True) -> CellPSF:
+    round_ones = [GaussianPSF(fwhm=fwhm, shape=(31, 31)).kernels(0, 0)[0] for fwhm in (4.0, 5.0, 4.5, 4.2)]
+    kernels = np.reshape(round_ones, (2, 2, 31, 31))
+    if not present:
+        kernels[1, 0] = np.nan
+    return CellPSF(kernels, (0, 0), (SIDE // 2, SIDE // 2))
+
+
+def test_each_cell_of_a_coadd_has_a_grid_of_its_own():
+    rng = np.random.default_rng(7)
+    stars = stars_at(*rng.uniform(0, SIDE - 1, (2, 200)), 10 ** rng.uniform(0, 3, 200))
+    model, report = drawn(stars, cells(), "grid")
+    stamps, by_stamps = drawn(stars, cells(), "stamps")
+    exact = brute_force(dataclasses.replace(stars, flux=stars.flux * 2.0 / (2.0 + 0.001 * stars.x)), cells())
+    for drawn_so in (model, stamps):
+        assert np.abs(drawn_so - exact).max() < 3e-7 * exact.max()
+    assert model.tobytes() != stamps.tobytes()
+    np.testing.assert_allclose(report.flux_deposited, by_stamps.flux_deposited, rtol=3e-6)
+    for name in ("flags", "psf_fwhm", "kernel_scale", "stamp_size"):
+        np.testing.assert_array_equal(getattr(report, name), getattr(by_stamps, name), err_msg=name)
+
+
+def test_stars_in_cells_without_a_psf_are_flagged_and_the_others_drawn_together():
+    rng = np.random.default_rng(9)
+    x, y = rng.uniform(0, SIDE - 1, (2, 12_000))
+    model, report = drawn(stars_at(x, y, 10.0), cells(present=False), "precise")
+    lost = (np.rint(x) < SIDE // 2) & (np.rint(y) >= SIDE // 2)
+    assert ((report.flags & int(Flag.PSF_COMPUTE_ERROR)) > 0).tolist() == lost.tolist()
+    stamps, _ = drawn(stars_at(x, y, 10.0), cells(present=False), "stamps")
+    assert model.tobytes() != stamps.tobytes()
+    np.testing.assert_allclose(model, stamps, rtol=1e-3, atol=1e-4 * stamps.max())
+
+
+class Drifting(PSF):
+    """A PSF that is another one at every place, and no sum of basis images."""
+
+    shape, description = (31, 31), "drifting"
+
+    def kernels(self, x, y):
+        return np.stack([moffat(4.0 + 0.001 * one) for one in np.atleast_1d(x)])
+
+
 @pytest.mark.parametrize(
     "psf",
-    [
-        GaussianPSF(fwhm=1.5, shape=(31, 31)),
-        CellPSF(np.stack([[moffat(4.0), moffat(5.0)]]), (0, 0), (SIDE // 2, SIDE)),
-    ],
-    ids=["between pixels", "cells"],
+    [Drifting(), OversampledPSF(oversampled(), 4.3, normalize=True)],
+    ids=["its own kernel everywhere", "a broken number of samples a pixel"],
 )
 def test_other_psfs_are_drawn_star_by_star(psf):
     stars = stars_at(*np.random.default_rng(7).uniform(0, SIDE, (2, 50)), 10.0)

@@ -4,6 +4,7 @@ Installed packages and sessions can add formats: see `skygraft.formats.available
 """
 
 from skygraft.formats.base import Format, ImageCalibration, ImageFootprint, ReadOptions
+from skygraft.formats.file_format import FileFormat
 from skygraft.formats.registry import (
     format_names,
     get_format,
@@ -17,6 +18,7 @@ from skygraft.formats.registry import (
 )
 
 __all__ = [
+    "FileFormat",
     "Format",
     "ImageCalibration",
     "ImageFootprint",

@@ -351,6 +351,7 @@ class FitsFormat(Format):
                 path=opened.path,
             )
         except CalibrationError as error:
+            error.hdu = opened.image.index if error.hdu is None else error.hdu
             return unit.name, None, error
         if given.zeropoint is None and given.zeropoint_key is None and is_legacy_image(opened.path, opened.headers):
             return unit.name, None, self._stale(opened, unit.name, calib)

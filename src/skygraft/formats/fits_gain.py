@@ -151,6 +151,13 @@ def _of_one_exposure(headers: Headers, value: float, origin: str, seconds: float
     combined = _combined(headers)
     if combined is not None:
         return RecordedGain(None, reason=_average(combined, origin.split(maxsplit=1)[0]))
+    software = headers.find("SOFTNAME")
+    if software is not None and str(software.value).strip().lower() == "swarp":
+        return RecordedGain(
+            None,
+            reason=f"SWarp made the image (SOFTNAME), and {origin} is not called its equivalent gain: it may be a "
+            "detector's",
+        )
     if seconds is not None:
         return RecordedGain(value * seconds, f"{origin}, times the exposure time (the image is per second)")
     return RecordedGain(value, origin)

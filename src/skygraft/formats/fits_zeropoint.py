@@ -33,6 +33,8 @@ _WCS_TOLERANCE = 0.1
 """Distortion may change the area of a pixel by this fraction."""
 _PER_SECOND = re.compile(r"per[\s_-]*sec|/\s*s(ec)?\b|\bs(ec)?\^?-1\b|\b1\s*(adu|count|dn)s?/s", re.IGNORECASE)
 _VEGA = re.compile(r"\bvega", re.IGNORECASE)
+_MEGACAM = re.compile(r"\.MP\d{4}$")
+"""Filters of CFHT's MegaCam."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +116,45 @@ def read_photo_calib(
             value += _exposure_magnitudes(card, exposure_time, path)
         found.append((place, value))
     if not found:
-        looked = given.key or ", ".join(ZEROPOINT_KEYS)
-        raise UncalibratedImageError(
-            f"the header gives no zeropoint ({'unusable: ' + ', '.join(unusable) if unusable else 'no ' + looked})",
-            path=path,
-            fix="Give zeropoint= (the AB magnitude of one image unit), or photo_calib=",
-        )
+        raise _no_zeropoint(headers, unit, given.key, unusable, path)
     _refuse_disagreement(found, unit.name, path)
     if name == "nJy":
         return PhotoCalib.nanojansky()
     if name == "nanomaggy":
         return PhotoCalib.nanomaggies()
     return PhotoCalib.from_zeropoint(found[0][1], name)
+
+
+def _no_zeropoint(
+    headers: Headers, unit: ImageUnit, key: str | None, unusable: list[str], path: str | os.PathLike[str] | None
+) -> UncalibratedImageError:
+    """Return the error for headers without a zeropoint, with what else they say of it."""
+    area = headers.find(*_AREA_KEYS)
+    if not unit.stated and key is None and area is not None and not unusable:
+        return UncalibratedImageError(
+            f"there is no BUNIT, and {area.key} (HDU {area.hdu}), the area of a pixel, is that of an image of surface "
+            "brightness",
+            path=path,
+            key="BUNIT",
+            fix="Say the unit (unit='MJy/sr', which that of JWST's images is), or give zeropoint= (the AB magnitude of "
+            "one image unit)",
+        )
+    what = "unusable: " + ", ".join(unusable) if unusable else "no " + (key or ", ".join(ZEROPOINT_KEYS))
+    name = headers.find("FILTER")
+    software = headers.find("SOFTNAME")
+    by_swarp = software is not None and str(software.value).strip().lower() == "swarp"
+    of_megacam = name is not None and _MEGACAM.search(str(name.value).strip()) is not None
+    hint = (
+        ". A stack of MegaPipe is recognised by its name, such as CFIS.191.307.r.fits: format='megapipe' needs it, and "
+        "zeropoint=30 is what those have"
+    )
+    return UncalibratedImageError(
+        f"the header gives no zeropoint ({what})",
+        path=path,
+        key=key,
+        fix="Give zeropoint= (the AB magnitude of one image unit), or photo_calib="
+        + (hint if by_swarp and of_megacam else ""),
+    )
 
 
 def _named(cards: Sequence[Card]) -> list[tuple[str, Card]]:

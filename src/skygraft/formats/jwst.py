@@ -9,9 +9,7 @@ JWST calibration pipeline, https://jwst-pipeline.readthedocs.io.
 from __future__ import annotations
 
 import dataclasses
-import io
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +19,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from astropy.io import fits
 
-from skygraft.errors import CalibrationError, ConfigError, CorruptFileError, FormatError, SkygraftError, WcsError
+from skygraft.errors import CalibrationError, ConfigError, CorruptFileError, FormatError, WcsError
 from skygraft.exposure import DataId, VisitInfo
 from skygraft.fitsfile.open import is_fits, open_fits
 from skygraft.formats.base import CAUTION, StrPath
@@ -33,7 +31,7 @@ from skygraft.formats.fits_units import image_unit
 from skygraft.formats.space import SpaceFitsFormat, companion_hdu, first_number, middle_of, required
 from skygraft.formats.space_flags import JWST_BITS, stem_of
 from skygraft.photometry import GridField, PhotoCalib, ReferenceCandidate
-from skygraft.wcs import GwcsWcs, require_asdf
+from skygraft.wcs import GwcsWcs, read_gwcs, require_asdf
 
 __all__ = ["JwstFormat", "JwstOptions"]
 
@@ -288,24 +286,8 @@ def _gwcs(path: str, n_bytes: int, mtime_ns: int) -> GwcsWcs | None:
             raise CorruptFileError(
                 "the ASDF extension holds no ASDF file", path=path, hdu="ASDF", fix="Copy or download the file again"
             )
-    import asdf
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with asdf.open(io.BytesIO(content), lazy_load=True, lazy_tree=True, memmap=False) as file:
-                pipeline = file["meta"].get("wcs")
-                if pipeline is None:
-                    return None
-                return GwcsWcs.of(pipeline, path)
-    except SkygraftError:
-        raise
-    except Exception as error:
-        lines = str(error).strip().splitlines()
-        raise WcsError(
-            f"the WCS in the ASDF extension cannot be read: {type(error).__name__}: {lines[0][:200] if lines else ''}",
-            path=path,
-            hdu="ASDF",
-            fix="Update the packages (pip install --upgrade gwcs asdf-astropy asdf), or read it with wcs='fits', the "
-            "approximation in the header",
-        ) from error
+    fix = (
+        "Update the packages (pip install --upgrade gwcs asdf-astropy asdf), or read it with wcs='fits', the "
+        "approximation in the header"
+    )
+    return read_gwcs(content, ("meta", "wcs"), path=path, hdu="ASDF", fix=fix)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from skygraft.errors import ConfigError, PsfError, SkygraftError
 from skygraft.formats.psf_target import PsfTarget
 from skygraft.psf import PSF, Box, check_psf
-from skygraft.psf.linear import positions
+from skygraft.psf.piff import kernels_one_by_one
 
 __all__ = ["FunctionPSF", "call_psf_function", "find_function"]
 
@@ -68,12 +68,7 @@ class FunctionPSF(PSF):
         ndarray of float64, shape (N, ny, nx)
             Centred on the middle pixel; see `PSF.kernels`.
         """
-        x, y = positions(x, y)
-        out = np.empty((x.size, *self._shape))
-        # One by one: a kernel must not depend on which others are asked for together.
-        for i in range(x.size):
-            out[i] = self._call(x[i : i + 1], y[i : i + 1])[0]
-        return out
+        return kernels_one_by_one(lambda one, other: self._call(one, other)[0], self._shape, x, y)
 
     @property
     def description(self) -> str:

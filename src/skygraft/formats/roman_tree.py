@@ -14,9 +14,9 @@ from typing import Any
 
 from astropy.time import Time
 
-from skygraft.errors import FormatError, MissingWcsError, SkygraftError, WcsError
+from skygraft.errors import FormatError, MissingWcsError
 from skygraft.formats.asdf_blocks import AsdfArray, map_asdf, read_tree
-from skygraft.wcs import GwcsWcs, require_asdf
+from skygraft.wcs import GwcsWcs, read_gwcs, require_asdf
 
 __all__ = ["RomanTree", "read_roman_tree", "read_roman_wcs"]
 
@@ -287,25 +287,7 @@ def read_roman_wcs(path: str | os.PathLike[str]) -> GwcsWcs:
 @lru_cache(maxsize=8)
 def _read_wcs(path: str, n_bytes: int, mtime_ns: int) -> GwcsWcs:
     require_asdf("a Roman image", path)
-    import asdf
-
-    try:
-        with warnings.catch_warnings():
-            # Of extensions that are not installed: the rest of the tree is not converted.
-            warnings.simplefilter("ignore")
-            with asdf.open(path, lazy_load=True, lazy_tree=True, memmap=False) as file:
-                pipeline = file["roman"]["meta"].get("wcs")
-                if pipeline is None:
-                    raise MissingWcsError(
-                        "roman.meta has no wcs", path=path, fix="Run the assign_wcs step of the Roman pipeline"
-                    )
-                return GwcsWcs.of(pipeline, path)
-    except SkygraftError:
-        raise
-    except Exception as error:
-        lines = str(error).strip().splitlines()
-        raise WcsError(
-            f"the WCS in roman.meta cannot be read: {type(error).__name__}: {lines[0][:200] if lines else ''}",
-            path=path,
-            fix="Update the packages: pip install --upgrade gwcs asdf-astropy asdf",
-        ) from error
+    found = read_gwcs(path, ("roman", "meta", "wcs"))
+    if found is None:
+        raise MissingWcsError("roman.meta has no wcs", path=path, fix="Run the assign_wcs step of the Roman pipeline")
+    return found

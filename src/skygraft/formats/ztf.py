@@ -97,15 +97,15 @@ class ZtfFormat(FitsFormat):
     """
 
     name: ClassVar[str] = "ztf"
-    looked_for: ClassVar[str] = "INSTRUME of ZTF and MAGZP in the header of an image"
+    looked_for: ClassVar[str] = "INSTRUME of ZTF in the header of an image, and MAGZP there or *_sciimg* in its name"
     Options: ClassVar[type[FitsOptions]] = ZtfOptions
 
     def matches(self, path: StrPath) -> bool:
-        """Return whether the file is a science image of ZTF, by its header and name."""
+        """Return whether the file is a science image of ZTF, by its header and name; it may lack MAGZP."""
         path = Path(path)
         if path.is_file() and path.stat().st_size and not is_fits(path):
             return False
-        return survey_product(path) is None and _is_science(list_hdus(path))
+        return survey_product(path) is None and _is_science(list_hdus(path), path)
 
     def read(self, path: StrPath, **options: Any) -> Exposure:
         """Read an exposure; see `Format.read`."""
@@ -146,7 +146,7 @@ class ZtfFormat(FitsFormat):
 
     def _open(self, path: StrPath, given: FitsOptions) -> OpenedImage:
         opened = super()._open(path, given)
-        if not _is_science(opened.hdus):
+        if not _is_science(opened.hdus, opened.path):
             raise FormatError(
                 "this is no science image of ZTF: an image with INSTRUME of ZTF and MAGZP in its header",
                 path=path,
@@ -199,7 +199,10 @@ class ZtfFormat(FitsFormat):
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         if given.zeropoint is None and given.zeropoint_key is None:
             given = dataclasses.replace(given, zeropoint_key="MAGZP")
-        return super()._photo_calib(opened, given, exposure_time, scale)
+        unit, calib, error = super()._photo_calib(opened, given, exposure_time, scale)
+        if error is not None and error.key == "MAGZP":
+            error.fix = "Fetch the image again, or give zeropoint= (the AB magnitude of one DN in a PSF fit)"
+        return unit, calib, error
 
     def _gain(
         self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, calib: PhotoCalib | None
@@ -226,8 +229,8 @@ class ZtfFormat(FitsFormat):
         )
 
 
-def _is_science(hdus: tuple[HduInfo, ...]) -> bool:
-    """Whether a file has an image whose header is that of a calibrated exposure of ZTF."""
+def _is_science(hdus: tuple[HduInfo, ...], path: Path) -> bool:
+    """Whether a file has an image whose header, or name, is that of a calibrated exposure of ZTF."""
     for hdu in hdus:
         if not is_flat(hdu):
             continue
@@ -235,7 +238,7 @@ def _is_science(hdus: tuple[HduInfo, ...]) -> bool:
         camera, origin = headers.find("INSTRUME"), headers.find("ORIGIN")
         texts = [str(card.value).strip().lower() for card in (camera, origin) if card is not None]
         by_ztf = any(text.startswith(("ztf", "zwicky transient")) for text in texts)
-        if by_ztf and headers.find("MAGZP") is not None:
+        if by_ztf and (headers.find("MAGZP") is not None or (_NAME.match(path.name) and _SCIENCE in path.name)):
             return True
     return False
 

@@ -127,6 +127,23 @@ class PSF(abc.ABC):
         """
         return np.ones(np.broadcast(np.atleast_1d(x), np.atleast_1d(y)).shape, dtype=np.bool_)
 
+    def pieces(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64] | None:
+        """Number the pieces of the image that N positions lie in, of a model with one kernel for each piece.
+
+        What is found out about a kernel then holds for all sources of its piece.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of int64, shape (N,), or None
+            -1 where the model has no kernel. None for a model that is not constant in pieces: most.
+        """
+        return None
+
     def kernel_shapes(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
         """Give the sizes of the kernels that the model itself has at N positions.
 

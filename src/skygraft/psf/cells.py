@@ -112,6 +112,23 @@ class CellPSF(PSF):
         found: NDArray[np.bool_] = inside & self._present[np.clip(i, 0, ny - 1), np.clip(j, 0, nx - 1)]
         return found
 
+    def pieces(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
+        """Number the cells that N positions lie in, by rows; see `PSF.pieces`.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of int64, shape (N,)
+            -1 where there is no cell with a PSF.
+        """
+        x, y = positions(x, y)
+        i, j = self._cells(x, y)
+        return np.where(self.defined(x, y), i * self._present.shape[1] + j, -1)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows and columns (ny, nx) of every kernel; both odd."""

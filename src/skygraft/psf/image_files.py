@@ -5,6 +5,7 @@ What is read, and by which keywords:
 * STPSF and WebbPSF stamps (``OVERDIST``, ``OVERSAMP``, ``DET_DIST``, ``DET_SAMP``): samples of the optical PSF with
   detector effects such as charge diffusion where the first two hold ``DET_SAMP`` samples per pixel, which are
   integrated over pixels; the latter two are already summed over pixels.
+* Datacubes of theirs (``calc_datacube``): stamps with a plane for each wavelength, of which one is chosen.
 * STPSF's grids (``DET_YX0`` and following): effective PSFs on a grid of detector positions.
 * STDPSF files of HST and JWST (``NXPSFS``, ``IPSFX01``; Anderson 2016, WFC3 ISR 2016-12): effective PSFs with four
   samples a pixel on a grid of positions.
@@ -28,6 +29,7 @@ from skygraft.errors import ConfigError, PsfError
 from skygraft.fitsfile.open import open_fits
 from skygraft.psf.image_checks import look_at
 from skygraft.psf.image_headers import PIXEL_SCALE_KEYS, SampleScale, card, positions_of, sample_scale
+from skygraft.psf.image_planes import choose_plane, wavelength_in_metres
 from skygraft.psf.oversampled import GriddedPSF, OversampledPSF
 from skygraft.psf.stdpsf import is_stdpsf, stdpsf_grid
 
@@ -74,6 +76,10 @@ class PsfImageOptions:
         Positions (x, y) of a cube's images, 0-based pixels.
     detector : str, optional
         Of files for several detectors: which.
+    plane : int, optional
+        Of cubes with a plane for each wavelength, or whatever else: which, counted from 0 along the first axis.
+    wavelength : str, optional
+        The same by its wavelength, such as ``"4.44 um"``: the nearest plane is taken.
     insist : bool, optional
         Use the PSF although its header contradicts the image.
     """
@@ -87,6 +93,8 @@ class PsfImageOptions:
     subtract_background: bool = False
     grid_xypos: ArrayLike | None = None
     detector: str | None = None
+    plane: int | None = None
+    wavelength: str | None = None
     insist: bool = False
 
     def __post_init__(self) -> None:
@@ -112,6 +120,12 @@ class PsfImageOptions:
             above = name not in ("oversampling", "sampling") or bool((numbers > 0).all())
             if not right or not np.isfinite(numbers).all() or not above:
                 raise ConfigError(f"{name} is {value!r}", key=f"psf.{name}", fix=f"Give {what}")
+        if self.plane is not None and (isinstance(self.plane, bool) or not isinstance(self.plane, int | np.integer)):
+            raise ConfigError(f"plane is {self.plane!r}", key="psf.plane", fix="Give a whole number, counted from 0")
+        if self.wavelength is not None:
+            wavelength_in_metres(self.wavelength)
+            if self.plane is not None:
+                raise ConfigError("plane and wavelength are both given", key="psf.plane", fix="Give one of them")
 
 
 @dataclass(frozen=True)
@@ -312,16 +326,26 @@ def _understood(image: _Image, name: str, asked: PsfImageOptions) -> _Image:
             "this is a map of the PSF's size (FWHM, arcsec) over a coadd, not an image of the PSF",
             fix="Give the coadd's PSF image, or {kind: moffat, fwhm: ...} with the FWHM of this map",
         )
-    if values.ndim > 3 and values.shape[0] == 1:
+    if values.ndim > 3 and values.shape[0] == 1 and asked.plane is None:
         values = values.reshape(values.shape[-3:]) if values.size == np.prod(values.shape[-3:]) else values
+    plane, of_plane, key, problem = choose_plane(header, len(values), asked.plane, asked.wavelength)
+    if problem:
+        raise image.error(
+            problem, key=key, fix="Say which: wavelength: 4.44 um (the nearest plane is taken), or plane: 0"
+        )
+    if plane is not None:
+        values = values[plane : plane + 1] if values.ndim == 3 else values[plane]
     if values.ndim != 3:
         raise image.error(
             f"the file holds a cube with {values.ndim} axes {values.shape}; an image (ny, nx), or one of images "
-            "(N, ny, nx) with a position for each, is needed",
-            fix="Write its images as a cube of three axes, with their positions in DET_YX0, DET_YX1, ...",
+            "(N, ny, nx) with a position for each, is needed. Grids of STPSF (psf_grid) have three axes, and their "
+            "datacubes (calc_datacube) a plane for each wavelength",
+            key="plane",
+            fix="Say which cube of three axes: plane: 0 (along the first axis), or write its images as one, with "
+            "their positions in DET_YX0, DET_YX1, ...",
         )
     scale = sample_scale(header)
-    image = replace(image, values=values, scale=scale)
+    image = replace(image, values=values, scale=scale, kind=f"{of_plane} {image.kind}".strip())
     places = positions_of(header, len(values), path, image.hdu) if asked.grid_xypos is None else None
     if asked.grid_xypos is not None:
         places = np.asarray(asked.grid_xypos, dtype=np.float64)
@@ -346,14 +370,14 @@ def _understood(image: _Image, name: str, asked: PsfImageOptions) -> _Image:
         raise image.error(
             f"the cube holds {len(values)} images and no positions for them (DET_YX0, ...; NXPSFS, IPSFX01, ...)",
             key="grid_xypos",
-            fix="Give them: grid_xypos: [[x, y], ...], one for each image",
+            fix="Give them: grid_xypos: [[x, y], ...], one for each image; or which image holds everywhere: plane: 0",
         )
     if name in _STPSF or (card(header, "PIXELSCL") is not None and card(header, "OVERSAMP", "DET_SAMP") is not None):
         summed = name in _SUMMED or (scale.per_pixel is not None and scale.per_pixel <= 1)
         if summed and scale.arcsec is not None:
             scale = SampleScale(scale.arcsec, 1.0, scale.origin)
         stamp = "STPSF stamp" if name in _STPSF else "stamp"
-        return replace(image, kind=stamp, integrated=summed, scale=scale, is_fraction=True)
+        return replace(image, kind=f"{of_plane} {stamp}".strip(), integrated=summed, scale=scale, is_fraction=True)
     return image
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skygraft.errors import PsfError
 from skygraft.psf.base import PSF, Box
 from skygraft.psf.kernel import KernelBasisPSF
 from skygraft.psf.linear import chebyshev_terms, graded_exponents, positions
 
-__all__ = ["DrawnPSF", "as_polynomial"]
+__all__ = ["DrawnPSF", "as_polynomial", "kernels_one_by_one"]
 
 type Draw = Callable[[float, float], NDArray[np.float64]]
 """Function that draws the centred kernel at (x, y), always of the same odd size."""
@@ -19,6 +20,45 @@ type Draw = Callable[[float, float], NDArray[np.float64]]
 _HIGHEST_DEGREE = 4
 _EXACT = 1e-9
 """Largest misfit, in units of the kernels' largest pixel, at which a polynomial is taken for the model itself."""
+
+
+def kernels_one_by_one(
+    draw: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]],
+    shape: tuple[int, int],
+    x: ArrayLike,
+    y: ArrayLike,
+) -> NDArray[np.float64]:
+    """Draw kernels one after the other, since a kernel must not depend on which others are asked for together.
+
+    Parameters
+    ----------
+    draw : callable
+        Gives the kernel at one position, x and y of shape (1,).
+    shape : (int, int)
+        Of each kernel.
+    x, y : array_like, shape (N,)
+        Positions in parent pixels.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, ny, nx)
+
+    Raises
+    ------
+    PsfError
+        If a kernel is of another shape than the others.
+    """
+    x, y = positions(x, y)
+    out = np.empty((x.size, *shape))
+    for i in range(x.size):
+        kernel = np.asarray(draw(x[i : i + 1], y[i : i + 1]), dtype=np.float64)
+        if kernel.shape != shape:
+            raise PsfError(
+                f"the kernel at position ({x[i]:.1f}, {y[i]:.1f}) has shape {kernel.shape}, and those before {shape}",
+                fix="Draw kernels of one shape at all positions",
+            )
+        out[i] = kernel
+    return out
 
 
 class DrawnPSF(PSF):
@@ -71,10 +111,7 @@ class DrawnPSF(PSF):
         ndarray of float64, shape (N, ny, nx)
             Centred on the middle pixel; see `PSF.kernels`.
         """
-        x, y = positions(x, y)
-        out = np.empty((x.size, *self._shape))
-        for i in range(x.size):
-            out[i] = self._draw(float(x[i]), float(y[i]))
+        out = kernels_one_by_one(lambda one, other: self._draw(float(one[0]), float(other[0])), self._shape, x, y)
         return out / out.sum(axis=(1, 2), keepdims=True) if self._normalize else out
 
     @property

@@ -229,6 +229,9 @@ class _Tapered(PSF):
     def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
         return self._psf.defined(x, y)
 
+    def pieces(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64] | None:
+        return self._psf.pieces(x, y)
+
     @property
     def description(self) -> str:
         return f"{self._psf.description}, tapered"

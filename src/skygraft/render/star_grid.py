@@ -45,6 +45,8 @@ _PARTS, _POINTS = 16, 6
 """Places to a pixel for which sums of parts of a kernel are known, and how many of them interpolate between them."""
 _BYTES, _MOST_BYTES = 64, 600e6
 """Bytes of a grid and of a transform for each pixel of a transform and each basis image, and how many there may be."""
+_TEMPORARY = 3
+"""Grids and transforms that are in memory besides those of the basis images, where samples are many."""
 _CELL = 32
 """Pixels of a side of a cell, whose part of the grid is in the processor's cache."""
 _SIZES = (192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
@@ -66,6 +68,10 @@ class Tiling(NamedTuple):
         Pixels of a side of a tile.
     rows, columns : int
         Tiles.
+    fine : int
+        Samples of the grid to a pixel.
+    corner : (int, int)
+        First pixel (x, y) of what is cut, from the image's first one.
     """
 
     beyond: int
@@ -74,28 +80,46 @@ class Tiling(NamedTuple):
     tile: int
     rows: int
     columns: int
+    fine: int = _FINE
+    corner: tuple[int, int] = (0, 0)
 
     @classmethod
-    def of(cls, shape: tuple[int, int], kernel: tuple[int, int], images: int = 1) -> Tiling | None:
+    def of(
+        cls,
+        shape: tuple[int, int],
+        kernel: tuple[int, int],
+        images: int = 1,
+        *,
+        fine: int | None = None,
+        corner: tuple[int, int] = (0, 0),
+    ) -> Tiling | None:
         """Choose tiles for an image and a PSF; None where the kernels are too large, or too many.
 
         Parameters
         ----------
         shape, kernel : (int, int)
-            Rows and columns of the image, and of kernels.
+            Rows and columns of the image, or of a part of it, and of kernels.
         images : int
             Basis images of the PSF.
+        fine : int, optional
+            Samples to a pixel of a PSF that is drawn by its own samples; such stars lie on the image, and end with
+            their kernels.
+        corner : (int, int), optional
+            First pixel (x, y) of the part.
         """
-        beyond = max(kernel) // 2 + 2
-        pad = max(kernel) // 2 + _MARGIN + _FADE + _WIDTH // (2 * _FINE) + 1
+        beyond = max(kernel) // 2 + 2 if fine is None else 0
+        more = _MARGIN + _FADE + _WIDTH // (2 * _FINE) + 1 if fine is None else 2
+        pad, samples = max(kernel) // 2 + more, _FINE if fine is None else fine
         found: list[tuple[int, Tiling]] = []
         for size in _SIZES:
             most = size - 2 * pad
-            if 3 * most < size or _BYTES * images * size**2 > _MOST_BYTES:
+            held = _BYTES * images if fine is None else _BYTES * (images + _TEMPORARY) * fine**2 / _FINE**2
+            if 3 * most < size or held * size**2 > _MOST_BYTES:
                 continue
             whole = [n + 2 * beyond for n in shape]
             tile = max(-(-n // -(-n // most)) for n in whole)
-            made = cls(beyond, pad, size, tile, *(-(-n // tile) for n in whole))
+            rows, columns = (-(-n // tile) for n in whole)
+            made = cls(beyond, pad, size, tile, rows, columns, samples, corner)
             found.append((made.rows * made.columns * size * size, made))
             if len(found) == 5:
                 break
@@ -141,10 +165,9 @@ class StarGrid:
 
     def start(self, canvas: Canvas, i: int, j: int) -> None:
         """Begin the tile in column i and row j."""
-        _, pad, _, tile, _, _ = self.tiling
-        outside = pad + self.tiling.beyond
-        rows, columns = canvas.model.shape
-        self._begin(canvas.x0 + i * tile - outside, canvas.y0 + j * tile - outside)
+        tile, outside = self.tiling.tile, self.tiling.pad + self.tiling.beyond
+        (first_x, first_y), (rows, columns) = self.tiling.corner, canvas.model.shape
+        self._begin(canvas.x0 + first_x + i * tile - outside, canvas.y0 + first_y + j * tile - outside)
         (x0, y0), (x, y) = self._origin, (canvas.x0, canvas.y0)
         self._edges = x - x0, y - y0, x - x0 + columns, y - y0 + rows
 
@@ -191,14 +214,22 @@ class StarGrid:
     def finish(self, canvas: Canvas) -> None:
         """Convolve the tile and add it to the canvas."""
         size = self.tiling.size
-        total = np.zeros(self._transforms.shape[1:], dtype=np.complex128)
-        for plane, transform in zip(self._planes, self._transforms, strict=True):
-            _add_product(scipy.fft.rfft2(plane), transform, total)
         folded = np.empty((size, size // 2 + 1), dtype=np.complex128)
-        _fold(total, folded)
+        _fold(self._summed(), folded, self.tiling.fine)
         light = scipy.fft.irfft2(folded, (size, size), overwrite_x=True)
         at = self._origin[0] - canvas.x0, self._origin[1] - canvas.y0
         _add_touched(canvas.model, light, self._touched, *at)
+
+    def _summed(self) -> NDArray[np.complex128]:
+        """Transform of the tile's light, on the grid."""
+        total = np.zeros(self._transforms.shape[1:], dtype=np.complex128)
+        for b in range(len(self._planes)):
+            self._add_product(b, total)
+        return total
+
+    def _add_product(self, b: int, total: NDArray[np.complex128]) -> None:
+        """Add the light that basis image b makes to its transform."""
+        _add_product(scipy.fft.rfft2(self._planes[b]), self._transforms[b], total)
 
     def errors(self, box: Box) -> tuple[float, float]:
         """Compare stars drawn here with exact interpolation, at different phases.
@@ -248,10 +279,7 @@ class StarGrid:
 
     def _exact(self, kernel: NDArray[np.float64], fx: float, fy: float) -> NDArray[np.float64]:
         """Interpolate a kernel at the pixels of its frame, for a source at (fx, fy) from the middle pixel's centre."""
-        rows, columns = (
-            _interpolation(n, frame, np.arange(frame, dtype=np.float64) - frame // 2 - f)
-            for n, frame, f in zip(kernel.shape, self._frame, (fy, fx), strict=True)
-        )
+        rows, columns = (_moving(n, f) for n, f in zip(kernel.shape, (fy, fx), strict=True))
         return np.asarray(rows @ kernel @ columns.T)
 
 
@@ -260,6 +288,15 @@ def _interpolation(n: int, frame: int, at: NDArray[np.float64]) -> NDArray[np.fl
     k = 2 * np.pi * np.arange(1, frame // 2 + 1) / frame
     distance = at[:, None] - (np.arange(n) - n // 2)
     return np.asarray((1.0 + 2.0 * np.cos(k * distance[..., None]).sum(axis=-1)) / frame)
+
+
+@functools.lru_cache(maxsize=128)
+def _moving(n: int, f: float) -> NDArray[np.float64]:
+    """Compute the matrix from n pixels to those of their frame, for a source f pixels from the middle one's centre."""
+    frame = n + 2 * _MARGIN
+    matrix = _interpolation(n, frame, np.arange(frame, dtype=np.float64) - frame // 2 - f)
+    matrix.setflags(write=False)
+    return matrix
 
 
 def _part_sums(kernels: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -275,7 +312,7 @@ def _part_sums(kernels: NDArray[np.float64]) -> NDArray[np.float64]:
     offsets = (np.arange(_PARTS + _POINTS) - _POINTS // 2 + 1) / _PARTS - 0.5
     out = np.zeros((len(kernels), len(offsets), frame + 1))
     for k, f in enumerate(offsets):
-        moved = kernels @ _interpolation(n, frame, np.arange(frame, dtype=np.float64) - frame // 2 - f).T
+        moved = kernels @ _moving(n, float(f)).T
         out[:, k, 1:] = np.cumsum(moved, axis=1)
     return out
 
@@ -335,21 +372,23 @@ def sorted_by_tile(
     ends : ndarray of int64, shape (rows * columns + 1,)
         Where the stars of each tile begin, and where the last ones end.
     """
-    first_x, first_y = canvas.x0 - tiling.beyond, canvas.y0 - tiling.beyond
-    return _sorted_by_cell(x - first_x, y - first_y, tiling, -(-tiling.tile // _CELL))
+    first_x = canvas.x0 + tiling.corner[0] - tiling.beyond
+    first_y = canvas.y0 + tiling.corner[1] - tiling.beyond
+    return _sorted_by_cell(x - first_x, y - first_y, tiling[:6], -(-tiling.tile // _CELL))
 
 
 @compiled
 def _sorted_by_cell(
-    x: NDArray[np.float64], y: NDArray[np.float64], tiling: Tiling, cells: int
+    x: NDArray[np.float64], y: NDArray[np.float64], tiling: tuple[int, ...], cells: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # pragma: no cover - compiled
-    n_tiles, of_tile = tiling.rows * tiling.columns, cells * cells
+    _, _, _, side, n_rows, n_columns = tiling
+    n_tiles, of_tile = n_rows * n_columns, cells * cells
     starts = np.zeros(n_tiles * of_tile + 1, np.int64)
     keys = np.empty(x.size, np.int32)
     for s in range(x.size):
         i, j = int(np.floor(x[s] + 0.5)), int(np.floor(y[s] + 0.5))
-        tile = j // tiling.tile * tiling.columns + i // tiling.tile
-        cell = (j % tiling.tile) // _CELL * cells + (i % tiling.tile) // _CELL
+        tile = j // side * n_columns + i // side
+        cell = (j % side) // _CELL * cells + (i % side) // _CELL
         keys[s] = tile * of_tile + cell
         starts[keys[s] + 1] += 1
     for k in range(n_tiles * of_tile):
@@ -425,14 +464,22 @@ def _add_product(
 
 
 @compiled
-def _fold(total: NDArray[np.complex128], out: NDArray[np.complex128]) -> None:  # pragma: no cover - compiled
-    """Fold the half spectrum of a grid to that of its every other sample along each axis."""
+def _fold(total: NDArray[np.complex128], out: NDArray[np.complex128], fine: int) -> None:  # pragma: no cover - compiled
+    """Fold the half spectrum of a grid to that of its every `fine`-th sample along each axis."""
     m, size = total.shape[0], out.shape[0]
     for j in range(size):
         for i in range(out.shape[1]):
             value = 0j
-            for row in (j, j + size):
-                value += total[row, i] + np.conj(total[(m - row) % m, size - i])
+            if fine == 2:
+                for row in (j, j + size):
+                    value += total[row, i] + np.conj(total[(m - row) % m, size - i])
+            else:
+                for row in range(j, m, size):
+                    for column in range(i, m, size):
+                        if 2 * column <= m:
+                            value += total[row, column]
+                        else:  # the half that is not kept
+                            value += np.conj(total[(m - row) % m, m - column])
             out[j, i] = value
 
 

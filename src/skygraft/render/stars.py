@@ -25,6 +25,7 @@ from skygraft.psf import (
     Box,
     LinearPSF,
     SinglePrecisionBasis,
+    SubPixelBasis,
     UndersamplingMeter,
     basis_between_pixels,
     check_coefficients,
@@ -72,6 +73,10 @@ class Stars:
     clipped: NDArray[np.bool_]
     undersampled: NDArray[np.bool_]
 
+    def of(self, rows: NDArray[np.intp]) -> Stars:
+        """Return copies of what is known of some of the stars."""
+        return Stars(*(getattr(self, field.name)[rows] for field in dataclasses.fields(Stars)))
+
     def first(self) -> Stars:
         """Return what is known of the first star."""
         return Stars(*(getattr(self, field.name)[:1] for field in dataclasses.fields(Stars)))
@@ -97,8 +102,8 @@ class StarPainter:
         self._fwhm = width_meter(psf, box)
         self._undersampled = UndersamplingMeter(psf, *places_over(box))
         self._basis: SinglePrecisionBasis | None = None
-        between = basis_between_pixels(psf, box)
-        self._fine = None if between is None else FineStars(between)
+        self._between = basis_between_pixels(psf, box)
+        self._fine = None if self._between is None else FineStars(self._between)
         if isinstance(psf, LinearPSF) and self._fine is None:
             self._basis = SinglePrecisionBasis(psf.basis).mapped(lambda images: fine_images(images, self._shift))
 
@@ -106,6 +111,11 @@ class StarPainter:
     def draws_between_pixels(self) -> bool:
         """Whether each star's pixels are values of a PSF that pixels undersample, so that they are not band-limited."""
         return self._fine is not None
+
+    @property
+    def between(self) -> SubPixelBasis | None:
+        """What these values are of; None where pixels suffice."""
+        return self._between
 
     @property
     def batch(self) -> int:
@@ -143,7 +153,7 @@ class StarPainter:
             If the PSF cannot be evaluated or normalised at one of the positions; nothing has been drawn then.
         """
         psf = self._psf
-        drawn, coefficients, kernels = self.evaluate(x, y, normalisation)
+        drawn, coefficients, kernels, piece = self._evaluate(x, y, normalisation)
         if self._fine is not None and coefficients is not None:
             self._fine.add(canvas, coefficients, x, y, flux * drawn.scale, drawn.deposited, drawn.clipped)
             return drawn
@@ -155,12 +165,13 @@ class StarPainter:
             planes = aligned((held, 3, 3, sizes.samples))
             _add_sums(canvas.model, self._basis.weights(coefficients), self._basis.rows, planes, stars, shift)
         elif kernels is not None:
-            _add_planes(canvas.model, fine_images(kernels, self._shift).astype(np.float32), stars, 0, shift)
+            planes = fine_images(kernels, self._shift).astype(np.float32)
+            _add_planes(canvas.model, planes if piece is None else planes[piece], stars, 0, shift)
         return drawn
 
     def evaluate(
         self, x: NDArray[np.float64], y: NDArray[np.float64], normalisation: Normalisation
-    ) -> tuple[Stars, NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    ) -> tuple[Stars, NDArray[np.float64] | None]:
         """Evaluate the PSF at stars' places and tie it to the calibration, without drawing them.
 
         Parameters
@@ -175,17 +186,28 @@ class StarPainter:
         stars : Stars
             With nothing deposited.
         coefficients : ndarray, shape (N, B), or None
-            Of a `LinearPSF`.
-        kernels : ndarray, shape (N, ny, nx), or None
-            Of any other.
+            Of a `LinearPSF`; None for any other.
 
         Raises
         ------
         PsfError
             If the PSF cannot be evaluated or normalised at one of the positions.
         """
+        found, coefficients, _, _ = self._evaluate(x, y, normalisation)
+        return found, coefficients
+
+    def _evaluate(
+        self, x: NDArray[np.float64], y: NDArray[np.float64], normalisation: Normalisation
+    ) -> tuple[Stars, NDArray[np.float64] | None, NDArray[np.float64] | None, NDArray[np.intp] | None]:
+        """Return stars, coefficients, kernels, and, of a PSF in pieces, which of the kernels is each star's."""
         psf = self._psf
         coefficients = kernels = None
+        pieces = psf.pieces(x, y)
+        if pieces is not None and (pieces >= 0).all():
+            _, first, of_piece = np.unique(pieces, return_index=True, return_inverse=True)
+            if len(first) < len(x):
+                found, _, kernels, _ = self._evaluate(x[first], y[first], normalisation)
+                return found.of(of_piece), None, kernels, of_piece
         if isinstance(psf, LinearPSF):
             coefficients = psf.coefficients(x, y)
             check_coefficients(psf, coefficients, x, y)
@@ -202,7 +224,7 @@ class StarPainter:
             np.zeros(len(x), dtype=np.bool_),
             self._undersampled(coefficients, kernels),
         )
-        return found, coefficients, kernels
+        return found, coefficients, kernels, None
 
     def _normalised(
         self,

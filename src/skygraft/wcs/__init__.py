@@ -8,7 +8,7 @@ from skygraft.wcs.base import CelestialWcs
 from skygraft.wcs.card_text import has_wcs, names_tables
 from skygraft.wcs.distortion import TABLE_NAMES, LookupTable
 from skygraft.wcs.fits import FitsWcs, read_fits_wcs
-from skygraft.wcs.gwcs import GwcsWcs, require_asdf
+from skygraft.wcs.gwcs import GwcsWcs, open_asdf, read_gwcs, require_asdf
 from skygraft.wcs.local import footprint, local_jacobian, pixel_scale, pixel_scales
 from skygraft.wcs.soundness import check_pixel_scale, check_wcs_soundness, usable_jacobians
 
@@ -30,9 +30,11 @@ __all__ = [
     "has_wcs",
     "local_jacobian",
     "names_tables",
+    "open_asdf",
     "pixel_scale",
     "pixel_scales",
     "read_fits_wcs",
+    "read_gwcs",
     "require_asdf",
     "usable_jacobians",
 ]

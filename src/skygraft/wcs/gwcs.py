@@ -6,11 +6,13 @@ of the same image only approximates. It needs the extra ``skygraft[asdf]``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import io
 import os
 import warnings
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,13 +23,14 @@ from astropy.coordinates import SkyCoord
 from skygraft.errors import ConfigError, SkygraftError, WcsError
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_vectors
 
-__all__ = ["GwcsWcs", "require_asdf"]
+__all__ = ["GwcsWcs", "open_asdf", "read_gwcs", "require_asdf"]
 
 _KEY = "wcs"
 _CONVERGED, _ROUND_TRIP = 1e-9, 1e-6
 """Pixels: steps of Newton's method at which it stops, and the largest error of an accepted inverse."""
 _STEPS = 30
 _INSTALL = "pip install 'skygraft[asdf]'"
+_UPDATE = "Update the packages: pip install --upgrade gwcs asdf-astropy asdf"
 _FIX = "Read the image with the software that wrote it, and check its WCS"
 
 
@@ -53,6 +56,104 @@ def require_asdf(what: str, path: str | os.PathLike[str] | None = None) -> None:
             path=path,
             fix=f"Install them: {_INSTALL}",
         )
+
+
+@contextlib.contextmanager
+def open_asdf(
+    source: str | os.PathLike[str] | bytes,
+    what: str,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    hdu: int | str | None = None,
+    fix: str | None = None,
+    lazy: bool = True,
+) -> Iterator[Any]:
+    """Open an ASDF file for reading, with skygraft's errors instead of those of asdf and of the packages behind it.
+
+    Parameters
+    ----------
+    source : path-like or bytes
+        The file, or its content.
+    what : str
+        What is read from it, for errors: ``"the WCS in roman.meta"``.
+    path, hdu : path-like, int or str, optional
+        Where it is from, for errors; by default `source`.
+    fix : str, optional
+        What to do where it fails.
+    lazy : bool, optional
+        Whether parts of the tree are converted when they are asked for, which leaves those of packages that are not
+        installed alone.
+
+    Yields
+    ------
+    asdf.AsdfFile
+        Closed afterwards.
+
+    Raises
+    ------
+    ConfigError
+        If the extra ``skygraft[asdf]`` is not installed.
+    WcsError
+        If it cannot be opened, or what is done with it fails.
+    """
+    where = path if path is not None or isinstance(source, bytes) else source
+    require_asdf(what, where)
+    import asdf
+
+    options: dict[str, Any] = {"lazy_load": True, "lazy_tree": True} if lazy else {"lazy_load": False}
+    try:
+        with warnings.catch_warnings():
+            # Of extensions that are not installed: the rest of the tree is not converted.
+            warnings.simplefilter("ignore")
+            opened = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
+            with asdf.open(opened, memmap=False, **options) as file:
+                yield file
+    except SkygraftError:
+        raise
+    except Exception as error:
+        raise WcsError(f"{what} cannot be read: {_line(error)}", path=where, hdu=hdu, fix=fix or _FIX) from error
+
+
+def read_gwcs(
+    source: str | os.PathLike[str] | bytes,
+    keys: Sequence[str],
+    *,
+    path: str | os.PathLike[str] | None = None,
+    hdu: int | str | None = None,
+    fix: str | None = None,
+) -> GwcsWcs | None:
+    """Read the gwcs in an ASDF file.
+
+    Parameters
+    ----------
+    source : path-like or bytes
+        The file, or its content.
+    keys : sequence of str
+        The way to it in the tree; the last key may be absent.
+    path, hdu, fix
+        As for `open_asdf`.
+
+    Returns
+    -------
+    GwcsWcs or None
+        None if there is none.
+
+    Raises
+    ------
+    ConfigError
+        If the extra ``skygraft[asdf]`` is not installed.
+    WcsError
+        If the file cannot be read, or the gwcs not used.
+    """
+    *before, last = keys
+    what = f"the WCS in {'.'.join(before)}" if hdu is None else f"the WCS in the {hdu} extension"
+    with open_asdf(source, what, path=path, hdu=hdu, fix=fix or _UPDATE) as file:
+        node = file
+        for key in before:
+            node = node[key]
+        pipeline = node.get(last)
+        where = path if path is not None or isinstance(source, bytes) else source
+        return None if pipeline is None else GwcsWcs.of(pipeline, where)
 
 
 class GwcsWcs(CelestialWcs):
@@ -218,17 +319,8 @@ class GwcsWcs(CelestialWcs):
 
 
 def _read(content: bytes, path: str | os.PathLike[str] | None) -> Any:
-    import asdf
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with asdf.open(io.BytesIO(content), lazy_load=False, memmap=False) as file:
-                return file[_KEY]
-    except SkygraftError:
-        raise
-    except Exception as error:
-        raise WcsError(f"the gwcs pipeline cannot be read: {_line(error)}", path=path, fix=_FIX) from error
+    with open_asdf(content, "the gwcs pipeline", path=path, lazy=False) as file:
+        return file[_KEY]
 
 
 def _checked(pipeline: Any, path: str | os.PathLike[str] | None) -> Any:
@@ -242,7 +334,7 @@ def _checked(pipeline: Any, path: str | os.PathLike[str] | None) -> Any:
         raise WcsError(
             f"the WCS cannot be read by the installed gwcs {gwcs.__version__}: {what}",
             path=path,
-            fix="Update the packages: pip install --upgrade gwcs asdf-astropy asdf",
+            fix=_UPDATE,
         )
     frame = pipeline.output_frame
     if not isinstance(frame, coordinate_frames.CelestialFrame):
