@@ -108,6 +108,13 @@ def _singular(path: Path) -> str:
     return str(path)
 
 
+def _half(path: Path) -> str:
+    header = HEADER.copy()
+    del header["CTYPE1"]
+    fits.writeto(path, CUBE[0], header)
+    return str(path)
+
+
 def _written(pixels: Any) -> Callable[[Path], str]:
     def write(path: Path) -> str:
         fits.writeto(path, pixels)
@@ -148,6 +155,7 @@ BAD: dict[str, tuple[Callable[[Path], str], str, str, int, str]] = {
     "a group": (zarr_store, "a.zarr", "", -1, "with the arrays flat"),
     "no store": (str, "a.zarr", "/deep", 0, "cannot be read"),
     "a singular WCS": (_singular, "a.fits", "", -1, "WCS"),
+    "half a WCS": (_half, "a.fits", "", -1, "it has CTYPE2 = 'DEC--TAN'"),
     "enormous": (_huge, "a.fits", "", -1, "10000 x 10000"),
 }
 

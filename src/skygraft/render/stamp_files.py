@@ -37,6 +37,7 @@ _WCS_KEY = re.compile(r"(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12
 _THIRD_AXIS = re.compile(
     r"NAXIS[3-9]|WCSAXES|(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA|CNAME)[3-9]|(?:CD|PC)(?:[3-9]_\d|\d_[3-9])"
 )
+_ON_SKY = re.compile(r"RA\b|RA--|DEC\b|DEC-|[GESH]?L(ON|AT)")
 _GIVE_INDEX = "Give its number, from 0, in the column stamp_index"
 
 
@@ -432,6 +433,15 @@ def _jacobian(address: StampAddress, shape: tuple[int, ...], cards: Mapping[str,
     try:
         wcs = read_fits_wcs(header, path=address.path)
     except MissingWcsError:
+        half = [
+            f"{name} = {header[name]!r}" for name in ("CTYPE1", "CTYPE2") if _ON_SKY.match(str(header.get(name, "")))
+        ]
+        if half:
+            raise InjectionError(
+                f"the stamp's WCS is not whole: it has {' and '.join(half)}",
+                path=address.path,
+                fix="Write CTYPE1 and CTYPE2 of the two axes of the sky, or neither",
+            ) from None
         return None
     ny, nx = shape
     jacobian: NDArray[np.float64] = local_jacobian(wcs, np.array([(nx - 1) / 2.0]), np.array([(ny - 1) / 2.0]))[0]
