@@ -18,7 +18,7 @@ _SCHEMES = ("s3", "gs", "https", "http", "memory", "file", "s3a", "S3", "HTTPS",
             "python", "zip", "local", "dir", "reference")  # fmt: skip
 _PARTS = ("a", "b.fits", "..", ".", "", "a b", "ä", "*", "[ab]", "[", "?x=1", "#x", "%2e%2e", "%~2e", "%~", "%~zz",
           "~", "\n", "\0", "\udc80", "x" * 250, "x" * 300, "ä" * 130, "a:b", "a@b", "{band}", "-", "::", "'", '"',
-          "\\", "\t", ".skygraft-places", "stubs", "settings.json", "**", "[!a]", "[]", "[z-a]", "(", "a+b", "^$")  # fmt: skip
+          "\\", "\t", ".skygraft-places", "stubs", "settings.json", "**", "[!a]", "[]", "[z-a]", "(", "^$")  # fmt: skip
 _HOSTS = ("bucket", "h.example.org", "h:80", "", "..", ".", "a b", "[::1]", "BUCKET", "x" * 300, "*", "ä", "\0", "a\n",
           "%~2e", f"user:{_SECRET}@h", f":{_SECRET}@h", f"a@b:{_SECRET}@h", "user@h")  # fmt: skip
 _QUERIES = ("", "", "", f"?X-Amz-Signature={_SECRET}", f"?a=1&sig={_SECRET}", f"?x=1&TOKEN={_SECRET}", "?v=2",
@@ -73,6 +73,8 @@ def _look(url: str, scratch: Any) -> None:
 def _is_secret(url: str) -> bool:
     """Whether the words of `_HOSTS` and `_QUERIES` are still in a place where they are secrets."""
     before, _, after = url.partition("?")
+    if "://" not in before and before.startswith(("memory", "file")):
+        return False  # a path on this machine
     authority = before.partition("://")[2].split("/")[0]
     return ("://" in before and f":{_SECRET}@" in authority) or (_SECRET in after and "#" not in before)
 
@@ -99,7 +101,7 @@ def _stored(url: str, scratch: Any) -> None:
         if Path(bring(path)).read_bytes() != content:
             raise SilentError("another content came back")
         folder = url.rpartition("/")[0]
-        if "//" in url.partition("://")[2] or "::" in url:
+        if "//" in f"/{url.partition('://')[2]}" or "::" in url:
             return  # that store has no such folders, and takes the latter for two URLs
         if len(folder) > len("memory://") and not any(c in folder for c in "*?["):
             names = [str(one) for one in find_copies(f"{folder}/*", scratch)]

