@@ -43,7 +43,8 @@ _COPY = re.compile(
     rf"/{re.escape(MARK)}/([0-9a-f]+)/({STUBS_KIND}|{FILES_KIND}|{WORK_KIND})/([a-z0-9+.-]+)(/[^\s'\",;]*)?"
 )
 _IN_TEXT = re.compile(rf"(?<![^\s'\"(\[=:,])/[^\s'\"]*?{_COPY.pattern}")
-_USER = re.compile(r"(?<=://)[^/\s@'\"]*:[^/\s@'\"]*@")
+# Names of users may have an @, and a URL a slash less or more; but in file:///a:b@c that is part of a path.
+_USER = re.compile(r"""(?<=:)(?<!file:)(?<!memory:)(/+)[^/\s'"]*:[^/\s'"]*@|(?<=:)(//)[^/\s'"]*:[^/\s'"]*@""")
 _QUERY = re.compile(
     r"(?i)([?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|awsaccesskeyid|signature|sig|se|sp|sv|sr|token|access_token|key|"
     r"api_?key|password|secret|policy|credential|expires)=)[^&\s'\"]*"
@@ -57,9 +58,9 @@ def is_url(text: object) -> TypeGuard[str]:
 
 def redacted(text: str) -> str:
     """Return text in which user names with passwords, and signatures and keys in URLs, are replaced by dots."""
-    if "://" not in text and "=" not in text:
+    if ":/" not in text and "=" not in text:
         return text
-    return _QUERY.sub(r"\1...", _USER.sub("...@", text))
+    return _QUERY.sub(r"\1...", _USER.sub(lambda found: f"{found[1] or found[2]}...@", text))
 
 
 def path_parts(path: str) -> list[str]:

@@ -239,6 +239,9 @@ def test_files_of_different_schemas(tmp_path):
     pq.write_table(table.append_column("extra", pa.array(range(table.num_rows))), path)
     with pytest.raises(CatalogError, match=r"part-1\.parquet.*the columns extra are in this file or in part-0"):
         read_catalog(tmp_path)
+    pq.write_table(table.set_column(1, "ra", pa.array([True] * table.num_rows)), path)
+    with pytest.raises(CatalogError, match="ra is of type bool, not double"):
+        read_catalog(tmp_path)
     pq.write_table(table.set_column(4, "mag_r", pa.array(["faint"] * table.num_rows)), path)
     with pytest.raises(CatalogError, match="not of the type that it has in part-0"):
         read_catalog(tmp_path)

@@ -32,14 +32,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from fuzz import catalogue_target, fits_target
+from fuzz import catalogue_target, detections_target, fits_target, generation_target, psf_files, time_tables
 from fuzz.campaign_targets import Config, Outputs
+from fuzz.folder_targets import Folders, Stamps
 from fuzz.kit import Fuzz
+from fuzz.names_target import Templates, Urls
 from fuzz.report import groups, table
 from fuzz.watch import FAULTS, Case, Outcome, measured, run_cases
 
-TARGETS = {"fits": fits_target, "catalogue": catalogue_target, "config": Config, "outputs": Outputs}
-SHARES = {"fits": 12.0, "catalogue": 5.5, "config": 1.5, "outputs": 1.8}
+TARGETS = {
+    "fits": fits_target, "catalogue": catalogue_target, "config": Config, "outputs": Outputs, "psf": psf_files,
+    "tables": time_tables, "folders": Folders, "stamps": Stamps, "generation": generation_target,
+    "detections": detections_target, "urls": Urls, "templates": Templates,
+}  # fmt: skip
+SHARES = {"fits": 12.0, "catalogue": 5.5, "config": 1.5, "outputs": 1.8, "psf": 6.0, "tables": 8.0,
+          "folders": 5.0, "stamps": 5.0, "generation": 5.0, "detections": 5.0,
+          "urls": 4.0, "templates": 2.0}  # fmt: skip
 """Of the cases of a run, by target."""
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fuzz.mutate import BYTES, FITS, TEXT, Change, mutate
+from fuzz.mutate import BYTES, FITS, TEXT, Change, Mutator, mutate
+from fuzz.mutate_asdf import ASDF
 
 PICKLED = ("path", "hdu", "row", "key", "message")
 
@@ -48,19 +49,45 @@ def judge(error: Exception) -> tuple[str, str]:
     return "refused", str(error)
 
 
-_TEXTS = (".csv", ".ecsv", ".vot", ".json", ".jsonl", ".yaml")
-_FITS = (".fits", ".fz", ".psf")
+_TEXTS = (".csv", ".ecsv", ".vot", ".json", ".jsonl", ".yaml", ".properties", ".cat")
+_FITS = (".fits", ".fit", ".fz", ".psf", ".piff", ".ldac")
 
 
-def damage(path: Path, rng: np.random.Generator, what: list[str]) -> Change:
-    """Damage a file in a way that its format knows; of a gzipped one as often what is inside."""
+def _mutators(ending: str, data: bytes) -> tuple[Mutator, ...]:
+    """What can be done to files with an ending."""
+    if ending == ".asdf":
+        return (*ASDF, *BYTES)
+    if ending in _FITS:
+        return (*FITS, *ASDF[:-1]) if b"#ASDF " in data else FITS
+    return TEXT if ending in _TEXTS else BYTES
+
+
+def damage(path: Path, rng: np.random.Generator, what: list[str], *more: Mutator) -> Change:
+    """Damage a file in a way that its format knows; of a gzipped one as often what is inside.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which is replaced.
+    rng : Generator
+        What is drawn from.
+    what : list of str
+        Gets a description.
+    *more
+        Damage that is done in two of three cases instead of what any file of the format can suffer.
+
+    Returns
+    -------
+    Change
+    """
     data, suffixes = path.read_bytes(), [*path.suffixes[-2:]]
     inside = suffixes[-1:] == [".gz"] and rng.random() < 0.5
     if inside:
         data = gzip.decompress(data)
         suffixes.pop()
     ending = suffixes[-1] if suffixes else ""
-    change = mutate(data, TEXT if ending in _TEXTS else FITS if ending in _FITS else BYTES, rng)
+    mutators = more if more and rng.random() < 2 / 3 else _mutators(ending, data)
+    change = mutate(data, mutators, rng)
     path.unlink()  # a hard link's other name keeps what it has
     path.write_bytes(gzip.compress(change.data, 1) if inside else change.data)
     what.append(f"{path.name}: {change.what}")

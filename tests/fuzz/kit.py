@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fuzz.judge import damage, judge
-from fuzz.mutate import Change
+from fuzz.mutate import Change, Mutator
 from fuzz.watch import DAMAGE, Outcome
 
 
@@ -39,7 +39,7 @@ class Fuzz:
         self._known: dict[str, Any] = {}
         self._prepared: set[str] = set()
         self.harmless = False
-        self.name = ""
+        self.name, self.number = "", 0
 
     def make_seeds(self, targets: list[str]) -> None:
         """Write the sound files, in a process of its own: threads that it starts must not be forked."""
@@ -74,7 +74,7 @@ class Fuzz:
         return self.known(f"names of {target}", lambda: json.loads((self.folder / target / "names.json").read_text()))
 
     def _attempt(self, target: str, number: int, name: str, rng: np.random.Generator) -> Outcome:
-        self.name, case = name, Path("case").resolve()
+        self.name, self.number, case = name, number, Path("case").resolve()
         shutil.rmtree(case, ignore_errors=True)
         what: list[str] = []
         try:
@@ -108,14 +108,18 @@ class Fuzz:
             self.harmless = False
         self._prepared.add(target)
 
-    def damage(self, path: Path, rng: np.random.Generator, what: list[str]) -> Change:
-        """Damage a file of a case; what was done is appended to `what`."""
+    def damage(self, path: Path, rng: np.random.Generator, what: list[str], *more: Mutator) -> Change:
+        """Damage a file of a case, as `fuzz.judge.damage` does; what was done is appended to `what`."""
         if self.harmless:
             return Change(path.read_bytes(), "nothing")
-        change = damage(path, rng, what)
+        change = damage(path, rng, what, *more)
+        self.say(what)
+        return change
+
+    def say(self, what: list[str]) -> None:
+        """Note what was done to the sound file of the case."""
         # Of a process that dies or hangs nothing else remains.
         print(f"{DAMAGE}{self.name}: {'; '.join(what)}", flush=True)
-        return change
 
     def known[T](self, key: str, make: Callable[[], T]) -> T:
         """What the sound file says, found once."""

@@ -51,13 +51,18 @@ class Change:
     """Damaged bytes, what was done to them, and what was lost.
 
     `loses` names the information that was only taken away (a keyword, an HDU, a row), which nothing may replace;
-    `plain` says that the reader sees its place: a card is there but blank, text or NaN.
+    `plain` says that the reader sees its place: a card is there but blank, text or NaN. `keeps` says that all the
+    information is still there, in another form. Of a table `column` and `row` say where, and `value` what is there now.
     """
 
     data: bytes
     what: str
     loses: str = ""
     plain: bool = False
+    keeps: bool = False
+    column: str = ""
+    row: int = -1
+    value: float | None = 0.0
 
     @property
     def noticeable(self) -> bool:

@@ -154,6 +154,7 @@ def test_coverage_maps_with_cells_of_several_orders_by_nuniq(tmp_path):
         ('{"31": [0]}', CorruptFileError, "0 to 29"),
         ('{"3": []}', CatalogError, "empty"),
         ("3/", CatalogError, "empty"),
+        ('{"3": [1e400]}', CorruptFileError, "not a readable coverage map"),
     ],
 )
 def test_coverage_maps_that_are_none(tmp_path, content, error, said):
@@ -172,6 +173,30 @@ def test_coverage_maps_of_another_frame_or_of_times(tmp_path):
             read_moc(tmp_path / "m.fits")
     with pytest.raises(ConfigError, match="no such file"):
         read_moc(tmp_path / "absent.fits")
+
+
+def test_cards_that_are_no_fits_are_named(tmp_path):
+    table = fits.BinTableHDU.from_columns([fits.Column("UNIQ", "1K", array=np.array([4]))])
+    table.header.update(COORDSYS="C", NSIDE=1)
+    table.writeto(tmp_path / "m.fits")
+    content = (tmp_path / "m.fits").read_bytes()
+    (tmp_path / "m.fits").write_bytes(content.replace(b"COORDSYS= 'C", b"COORDSYS= C'", 1))
+    for read in (read_moc, read_density_map):
+        with pytest.raises(CorruptFileError, match="header card is not FITS"):
+            read(tmp_path / "m.fits")
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        {"ra": 1.0, "dec": None, "radius": 1.0}, {"ra": "a", "dec": 1.0, "radius": 1.0},
+        {"ra": 1.0, "dec": 1.0, "radius": True}, {"polygon": [[1, 2], [3]]}, {"polygon": "here"},
+        {"skymap": {"kind": "healpix", "nside": 4, "patch_nside": 16}, "tract": None, "patch": 1}, None, [["a", "b"]],
+    ],
+)  # fmt: skip
+def test_regions_that_are_none(region):
+    with pytest.raises(CatalogError):
+        as_region(region)
 
 
 def write_map(path, nside, values, *, ring=True, pixels=None, **cards):

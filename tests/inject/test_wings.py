@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 from photutils.aperture import CircularAnnulus, CircularAperture, aperture_photometry
@@ -15,6 +17,7 @@ from kits.winged import POWER, catalog_at, exposure, flux_of
 from skygraft.catalog import Flag
 from skygraft.errors import ConfigError, PsfError
 from skygraft.injection import InjectionOptions, inject
+from skygraft.injection.wing_settings import read_profile
 from skygraft.photometry import PSF_MODEL, TOTAL
 from skygraft.psf import FixedKernelPSF, KernelBasisPSF, MoffatPSF, OversampledPSF
 
@@ -281,6 +284,24 @@ def test_a_measured_profile_is_drawn_as_it_is_in_the_table(tmp_path):
     options = InjectionOptions(wings=wings)
     (tmp_path / "profile.ecsv").unlink()
     assert InjectionOptions(wings=options.wings.to_dict()) == options == pickle.loads(pickle.dumps(options))
+
+
+def test_profiles_are_the_same_from_every_format_and_columns_of_words_are_refused(tmp_path):
+    table = Table({"radius": np.array([1.0, 2.0, 4.0, 9.0]), "surface_brightness": np.array([20.0, 22.0, 24.0, 27.0])})
+    table["radius"].unit, table["surface_brightness"].unit = "arcsec", "mag / arcsec2"
+    table.write(tmp_path / "a.ecsv")
+    fields = [pa.field(name, pa.float64(), metadata={"unit": str(table[name].unit)}) for name in table.colnames]
+    arrays = [pa.array(np.asarray(table[name])) for name in table.colnames]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)), tmp_path / "a.parquet")
+    assert read_profile(tmp_path / "a.parquet") == read_profile(tmp_path / "a.ecsv")
+    table["surface_brightness"] = ["a", "b", "c", "d"]
+    table.write(tmp_path / "b.ecsv")
+    with pytest.raises(ConfigError, match="surface_brightness = 'a' is not a number"):
+        read_profile(tmp_path / "b.ecsv")
+    table["surface_brightness"] = np.ones((4, 2))
+    table.write(tmp_path / "c.ecsv")
+    with pytest.raises(ConfigError, match="surface_brightness"):
+        read_profile(tmp_path / "c.ecsv")
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,12 @@ def test_odd_keys_have_names_of_their_own(parts: list[str]) -> None:
         ("simplecache::s3://bucket/a", "chain"),
         ("s4://bucket/a", "not a kind of store"),
         ("s3:///a", "names no bucket"),
+        ("https://a b?v=2", "names no bucket"),
+        ("s3://me@home.org:SECRET@bucket/a", "password"),
+        ("s3:///me:SECRET@bucket/a", "password"),
+        ("https://host/a?x=1/?sig=SECRET", "signed"),
+        ("s3://bucket/\0", "NUL"),
+        ("s3://bucket/\udc80", "no text"),
     ],
 )
 def test_urls_that_are_refused(url: str, reason: str) -> None:
@@ -65,6 +71,9 @@ def test_urls_that_are_refused(url: str, reason: str) -> None:
 def test_secrets_in_text_are_left_out() -> None:
     text = "GET https://u:SECRET@h/a?x=1&X-Amz-Signature=SECRET failed"
     assert place_names.redacted(text) == "GET https://...@h/a?x=1&X-Amz-Signature=... failed"
+    for url in ("s3://me@home.org:SECRET@b/a", "s3:/me:SECRET@b/a", "s3:///me:SECRET@b/a"):
+        assert "SECRET" not in place_names.redacted(f"{url!r} cannot be read")
+    assert place_names.redacted("file:///a:b@c memory://x/y:z@") == "file:///a:b@c memory://x/y:z@"
     error = PlaceError(text, path="s3://u:SECRET@b/x")
     assert "SECRET" not in str(error)
 

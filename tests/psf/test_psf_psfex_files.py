@@ -112,6 +112,9 @@ def test_merged_tables(tmp_path: Path) -> None:
         read_psfex(path, ccdname="S31", expnum=9)
     with pytest.raises(PsfError, match="2 rows"):
         read_psfex(path, ccdname="N4")
+    path.write_bytes(path.read_bytes().replace(b"S31", b"S\xff1"))
+    with pytest.raises(PsfError, match=r"holds CCDs N4, S\\xff1, N4"):
+        read_psfex(path, ccdname="S31")
     with pytest.raises(PsfError, match="3 rows"):
         read_psfex(path)
     single = merged(tmp_path / "s.fits", ["N4"], [7])

@@ -332,6 +332,25 @@ def test_files_that_are_none(context: ImageContext, tmp_path: Path) -> None:
         read(tmp_path / "text.cat", context)
 
 
+def test_values_that_are_no_measurement_are_missing(context: ImageContext, tmp_path: Path) -> None:
+    """Infinite fluxes would make every mean of them infinite; a place that is infinite is none."""
+    columns = tractor() | {"flux_r": np.r_[np.inf, -np.inf, FLUX[2:]], "ra": np.r_[SKY.ra.deg[:-1], np.inf]}
+    found = read(write(columns, tmp_path / "cat.fits"), context)
+    assert found.counts["without position"] == 1 and len(found) == N - 1
+    assert np.isnan(found.fluxes["cal"].value[:2]).all() and np.isfinite(found.fluxes["cal"].value[2:]).all()
+
+
+def test_columns_that_the_chosen_kind_lacks(context: ImageContext, tmp_path: Path) -> None:
+    columns = {k: v for k, v in tractor().items() if k != "flux_r"}
+    with pytest.raises(CatalogError, match="no column 'flux_r'"):
+        read(write(columns, tmp_path / "cat.parquet"), context)
+    (tmp_path / "head.cat").write_text(
+        "#   0 NUMBER  x\n#   1 ALPHA_J2000  x [deg]\n#   2 DELTA_J2000  x [deg]\n1 2 3\n"
+    )
+    with pytest.raises(CorruptFileError, match="numbers columns"):
+        read(tmp_path / "head.cat", context)
+
+
 def test_no_detections_is_not_an_error(context: ImageContext, tmp_path: Path) -> None:
     found = read(write({k: v[:0] for k, v in sextractor().items()}, tmp_path / "cat.fits"), context)
     assert len(found) == 0 and found.counts == {"rows": 0}
@@ -357,6 +376,8 @@ def test_folder_of_tracts(context: ImageContext, tmp_path: Path) -> None:
         ({"injected": "a/{visti}.cat"}, "{visti} stands for nothing"),
         ({"injected": "a/{.cat"}, "not a path with names in braces"),
         ({"injected": "a", "original": "a"}, "same catalogue"),
+        ({"injected": "a/{patch:1000000000d}.cat"}, "is not a form of a name"),
+        ({"injected": "a/{patch:{visit}}.cat"}, "is not a form of a name"),
         ({"injected": "a", "kind": "columns"}, "needs columns:"),
         ({"injected": "a", "kind": "lsst", "columns": {"ra": "a", "dec": "b"}}, "applies to kind: columns"),
         ({"injected": "a", "columns": {"ra": "a"}}, "ra and dec belong together"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -108,6 +109,30 @@ def _singular(path: Path) -> str:
     return str(path)
 
 
+def _half(path: Path) -> str:
+    header = HEADER.copy()
+    del header["CTYPE1"]
+    fits.writeto(path, CUBE[0], header)
+    return str(path)
+
+
+def _short_chunk(path: Path) -> str:
+    """A store of the second version, whose chunks are compressed by Blosc, one of which is cut."""
+    array = zarr.create_array(str(path), shape=(2, 6, 7), chunks=(1, 6, 7), dtype="f8", zarr_format=2,
+                              compressors=numcodecs.Blosc())  # fmt: skip
+    array[:] = CUBE[:2]
+    assert np.array_equal(read_stamp(str(path), 0).pixels, CUBE[0])
+    content = (path / "1.0.0").read_bytes()
+    (path / "1.0.0").write_bytes(content[:-11])
+    return str(path)
+
+
+def _texts(path: Path) -> str:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=np.array([["a", "bc"], ["d", "e"]], dtype=object), dtype=h5py.string_dtype())
+    return str(path)
+
+
 def _written(pixels: Any) -> Callable[[Path], str]:
     def write(path: Path) -> str:
         fits.writeto(path, pixels)
@@ -148,6 +173,9 @@ BAD: dict[str, tuple[Callable[[Path], str], str, str, int, str]] = {
     "a group": (zarr_store, "a.zarr", "", -1, "with the arrays flat"),
     "no store": (str, "a.zarr", "/deep", 0, "cannot be read"),
     "a singular WCS": (_singular, "a.fits", "", -1, "WCS"),
+    "half a WCS": (_half, "a.fits", "", -1, "it has CTYPE2 = 'DEC--TAN'"),
+    "a chunk that is cut": (_short_chunk, "a.zarr", "", 1, "and its header says"),
+    "texts": (_texts, "a.h5", ":x", -1, "numbers are needed"),
     "enormous": (_huge, "a.fits", "", -1, "10000 x 10000"),
 }
 

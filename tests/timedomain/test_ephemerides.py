@@ -314,6 +314,7 @@ def test_repeated_rows_of_two_bands_are_one() -> None:
         ({"mag": [20.0, 20.0, 20.0]}, "band"),
         ({"mag_r": [20.0, np.inf, 20.0]}, "mag of band r = inf"),
         ({"id": ["a", "", "b"]}, "has no id"),
+        ({"id": [7.0, np.nan, 7.0]}, "has no id"),
     ],
 )
 def test_bad_tables(change, message) -> None:

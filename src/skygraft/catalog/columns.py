@@ -205,6 +205,15 @@ class ColumnReader:
         self.raw = raw
         self.kind = self.kind or str(raw.dtype)
 
+    def missing(self) -> int | None:
+        """Return the place of the first row without a value (masked, NaN, an empty text); None if there is none."""
+        if self.raw.dtype.kind in "biuf":
+            absent = np.isnan(self.raw) if self.raw.dtype.kind == "f" else np.zeros(self.raw.shape, dtype=np.bool_)
+            absent = absent if self.mask is None else absent | self.mask
+        else:
+            absent = self.texts() == ""
+        return int(np.argmax(absent)) if absent.any() else None
+
     def carried(self) -> Any:
         """Return a column that is only copied: text as str, decimals as numbers; None if no conversion is needed."""
         if self.kind.startswith("decimal"):

@@ -330,6 +330,12 @@ def _conformed(table: pa.Table, schema: pa.Schema, path: Path, first: Path) -> p
             fix="Write all files with one schema",
         )
     try:
+        for field in schema:
+            # Arrow makes 0 and 1 of truth values, and nanoseconds of dates.
+            if _is_number(field.type) and not _is_number(own := table.schema.field(field.name).type) and (
+                pa.types.is_boolean(own) or pa.types.is_temporal(own)
+            ):  # fmt: skip
+                raise ValueError(f"{field.name} is of type {own}, not {field.type}")
         return table.select(schema.names).cast(schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise CatalogError(
@@ -337,6 +343,10 @@ def _conformed(table: pa.Table, schema: pa.Schema, path: Path, first: Path) -> p
             path=path,
             fix="Write all files with one schema",
         ) from error
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def _with_folders(table: pa.Table, path: Path) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from typing import Annotated, Literal, Self
 
@@ -16,17 +17,22 @@ PLACES = ("file", "folder", "stem", "image_id", "visit", "detector", "band", "tr
 """What a path may have in braces: the name of the image's file without its ending, its folder beneath the root of the
 survey, and columns of the plan."""
 
+_FORM = re.compile(r"(?:[^{}]?[<>=^])?[-+ ]?0?[0-9]{0,2}[a-z]?")
+"""How a number or text is written; no wider than the name of a file can be."""
+
 
 def _template(path: str, info: ValidationInfo) -> str:
     """Make the path of a template absolute, and refuse braces that stand for nothing known."""
     try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(path) if name is not None]
+        parts = [(name, form or "") for _, name, form, _ in string.Formatter().parse(path) if name is not None]
     except ValueError as error:
         raise ValueError(f"{path!r} is not a path with names in braces ({error})") from None
-    unknown = [name for name in fields if name.split(":")[0] not in PLACES]
+    unknown = [name for name, _ in parts if name not in PLACES]
     if unknown:
         known = ", ".join(f"{{{name}}}" for name in PLACES)
         raise ValueError(f"{{{unknown[0]}}} stands for nothing; known are {known}")
+    if odd := next((f"{{{name}:{form}}}" for name, form in parts if not _FORM.fullmatch(form)), None):
+        raise ValueError(f"{odd} is not a form of a name; write it like {{visit:07d}}")
     return str(base_dir(info) / home_expanded(path))
 
 

@@ -11,6 +11,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skygraft.errors import CatalogError, ConfigError, CorruptFileError, SkygraftError
+from skygraft.fitsfile.open import fits_errors
 from skygraft.generation.cells import CELLS_MOST, CellArea, Points
 from skygraft.json_text import parse_json
 
@@ -24,6 +25,8 @@ _ICRS = ("C", "CEL", "CELESTIAL", "ICRS", "EQ", "EQUATORIAL", "Q", "J2000", "FK5
 _GALACTIC = ("G", "GAL", "GALACTIC", "E", "ECL", "ECLIPTIC")
 _UNSEEN = -1.6e30
 """HEALPix writes -1.6375e30 where there are no data."""
+_DAMAGE = (ValueError, TypeError, LookupError, OSError, ArithmeticError, AttributeError)
+"""What a damaged file raises while it is taken apart."""
 
 
 class MocArea(CellArea):
@@ -86,10 +89,11 @@ def read_moc(path: Path) -> MocArea:
     with path.open("rb") as file:
         start = file.read(80)
     try:
-        ranges = _from_fits(path) if start.startswith(b"SIMPLE") else _from_text(path.read_text())
+        with fits_errors(path):
+            ranges = _from_fits(path) if start.startswith(b"SIMPLE") else _from_text(path.read_text())
     except SkygraftError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
+    except _DAMAGE as error:
         raise CorruptFileError(
             f"not a readable coverage map (MOC): {error}", path=path, fix="Give a MOC as FITS, JSON or text"
         ) from error
@@ -231,10 +235,11 @@ def read_density_map(path: Path, column: str | int | None = None) -> CellArea:
     if not path.exists():
         raise ConfigError("there is no such file", path=path, key="density_map", fix="Check the path")
     try:
-        order, cells, values = _healsparse(path) if _is_healsparse(path) else _healpix(path, column)
+        with fits_errors(path):
+            order, cells, values = _healsparse(path) if _is_healsparse(path) else _healpix(path, column)
     except SkygraftError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
+    except _DAMAGE as error:
         raise CorruptFileError(
             f"not a readable map of densities: {error}", path=path, fix="Give a HEALPix map in FITS, or of healsparse"
         ) from error

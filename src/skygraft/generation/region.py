@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skygraft.catalog.columns import shorten
 from skygraft.errors import CatalogError
 from skygraft.skymap import get_skymap
 from skygraft.wcs.base import to_lonlat, to_vectors
@@ -136,7 +137,7 @@ class Region:
         CatalogError
             If there are fewer than three corners, or the polygon is too large or has no area.
         """
-        points = np.asarray(corners, dtype=np.float64)
+        points = _points(corners)
         if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
             raise CatalogError(
                 f"a polygon of shape {points.shape}; at least three finite corners (ra, dec) are needed", key="region"
@@ -294,6 +295,24 @@ class Region:
         return to_lonlat(vectors)
 
 
+def _points(given: Any) -> NDArray[np.float64]:
+    """Numbers as an array."""
+    try:
+        return np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise CatalogError(
+            f"{shorten(repr(given))} is no list of positions", key="region", fix="Give numbers: [[ra, dec], ...]"
+        ) from None
+
+
+def _number(region: Mapping[str, Any], name: str) -> int:
+    """The number of a tract or a patch."""
+    value = region[name]
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise CatalogError(f"the {name} of the region is {value!r}", key="region", fix="Give a whole number")
+    return int(value)
+
+
 def as_region(region: Any) -> Region:
     """Build a `Region` from a description.
 
@@ -317,18 +336,24 @@ def as_region(region: Any) -> Region:
         return region
     if isinstance(region, Mapping):
         if set(region) == {"ra", "dec", "radius"}:
+            for name in ("ra", "dec", "radius"):
+                if isinstance(region[name], bool) or not isinstance(region[name], (int, float, np.number)):
+                    raise CatalogError(
+                        f"the {name} of the region is {region[name]!r}", key="region", fix="Give a number of degrees"
+                    )
             return Region.circle(region["ra"], region["dec"], region["radius"])
         if set(region) == {"polygon"}:
             return Region.from_polygon(region["polygon"])
         if set(region) == {"skymap", "tract", "patch"}:
             skymap = get_skymap(region["skymap"])
-            return Region.from_polygon(skymap.patch_polygon(int(region["tract"]), int(region["patch"])))
+            tract, patch = (_number(region, name) for name in ("tract", "patch"))
+            return Region.from_polygon(skymap.patch_polygon(tract, patch))
         raise CatalogError(
             f"a region with {', '.join(map(str, region)) or 'nothing'}",
             key="region",
             fix="Give ra, dec and radius, or polygon, or skymap, tract and patch",
         )
-    array = np.asarray(region, dtype=np.float64)
+    array = _points(region)
     if array.shape == (3,):
         return Region.circle(*array.tolist())
     return Region.from_polygon(array)

@@ -317,32 +317,40 @@ def read_profile(
     """
     import astropy.units as u
 
+    from skygraft.catalog.columns import ColumnReader, refused
     from skygraft.catalog.io import read_table
     from skygraft.errors import SkygraftError
 
     path = Path(path)
     try:
         table = read_table(path)
+        there = [*table.colnames, *refused(table)]
+        missing = [name for name in ("radius", "surface_brightness") if name not in there]
+        if missing:
+            raise ConfigError(
+                f"the profile of the wings has no column {' and no column '.join(missing)}; it has {', '.join(there)}",
+                path=path,
+                key="wings.file",
+                fix="Name the columns radius and surface_brightness",
+            )
+        for name in ("radius", "surface_brightness"):
+            if name in refused(table):
+                raise refused(table)[name].error(name)
+        radius, brightness = (ColumnReader(table[name], name) for name in ("radius", "surface_brightness"))
+        radii, values = radius.floats(), brightness.floats()
+    except ConfigError:
+        raise
     except SkygraftError as error:
         raise ConfigError(
             f"the profile of the wings cannot be read: {error.message}", path=path, key="wings.file", fix=error.fix
         ) from error
-    missing = [name for name in ("radius", "surface_brightness") if name not in table.colnames]
-    if missing:
-        raise ConfigError(
-            f"the profile of the wings has no column {' and no column '.join(missing)}; it has "
-            f"{', '.join(table.colnames)}",
-            path=path,
-            key="wings.file",
-            fix="Name the columns radius and surface_brightness",
-        )
-    given = table["radius"].unit
-    scale = 1.0
+    given = radius.unit
     if given is not None and given != u.dimensionless_unscaled:
         if given == u.pix:
             stated = "pix"
         elif given.is_equivalent(u.arcsec):
-            stated, scale = "arcsec", float((1.0 * given).to_value(u.arcsec))
+            stated = "arcsec"
+            radii = radii * float((1.0 * given).to_value(u.arcsec))
         else:
             raise ConfigError(
                 f"the radii of the profile are in {given}; pix or an angle is needed", path=path, key="wings.file"
@@ -359,12 +367,10 @@ def read_profile(
             key="wings.unit",
             fix="Give unit: arcsec, or unit: pix",
         )
-    brightness = table["surface_brightness"]
-    values = np.ma.filled(np.ma.asarray(brightness, dtype=np.float64), np.nan).astype(np.float64)
     # A number of magnitudes has a unit such as mag / arcsec2, which is no linear scale.
     if brightness.unit is not None and "mag" in str(brightness.unit).lower():
-        values = 10.0 ** (-0.4 * (values - np.nanmin(values)))
-    radii = scale * np.ma.filled(np.ma.asarray(table["radius"], dtype=np.float64), np.nan).astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = 10.0 ** (-0.4 * (values - np.min(values, initial=np.inf, where=np.isfinite(values))))
     order = np.argsort(radii, kind="stable")
     radii, values = radii[order], values[order]
     try:

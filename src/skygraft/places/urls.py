@@ -67,16 +67,20 @@ def checked_url(url: str, key: str | None = None) -> str:
         If its scheme is unknown, it is a chain of several, or it holds a password, a key or a signature.
     """
     shown = redacted(url)
-    if re.match(r"[^/]*://[^/]*:[^/]*@", url):
+    if not url.isprintable() and (odd := re.search(r"[\0\ud800-\udfff]", url)):
+        what = "a NUL character" if odd[0] == "\0" else f"bytes that are no text ({odd[0]!a})"
+        raise ConfigError(f"{shown!a} contains {what}", key=key)
+    if re.match(r"[^/]*://[^/]*:[^/]*@|(?!file:|memory:)[^/]*:/+[^/]*:[^/]*@", url):
         raise ConfigError(
             f"{shown!r} holds a password, which would be written into the campaign's files",
             key=key,
             fix="Leave it out; credentials come from the environment (such as AWS_ACCESS_KEY_ID, or a profile)",
         )
     secret = [name for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True) if _SECRET.match(name)]
-    if secret:
+    if secret or shown != url:
         raise ConfigError(
-            f"{shown!r} is signed ({secret[0]}): the signature would be written into the campaign's files, and expires",
+            f"{shown!r} is signed ({', '.join(secret) or 'a key in it'}): the signature would be written into the "
+            "campaign's files, and expires",
             key=key,
             fix="Give the URL of the object itself; credentials come from the environment",
         )
@@ -92,10 +96,8 @@ def checked_url(url: str, key: str | None = None) -> str:
             key=key,
             fix=f"Did you mean {near[0]}://?" if near else "Use s3://, gs://, https:// or a path",
         )
-    if not host and scheme not in ("memory", "file"):
+    if scheme not in ("memory", "file") and (not host or re.search(r"[\s*?#]", host)):
         raise ConfigError(f"{shown!r} names no bucket or host", key=key, fix=f"Write {scheme}://NAME/...")
-    if "\0" in url:
-        raise ConfigError(f"{shown!r} contains a NUL character", key=key)
     return f"{scheme}://{host}/{path}" if host or scheme == "file" else f"{scheme}://{path}"
 
 

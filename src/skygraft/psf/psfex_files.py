@@ -249,7 +249,9 @@ def _find_row(table: _Table, path: Path, ccdname: str | None, expnum: int | None
     chosen = np.ones(n_rows, dtype=bool)
     ccds = expnums = None
     if "CCDNAME" in columns:
-        ccds = np.char.strip(columns["CCDNAME"].astype(str))
+        names = columns["CCDNAME"]
+        names = np.char.decode(names, "ascii", "backslashreplace") if names.dtype.kind == "S" else names.astype(str)
+        ccds = np.char.strip(names)
         if ccdname is not None:
             chosen &= np.char.upper(ccds) == ccdname.strip().upper()
     if "EXPNUM" in columns:

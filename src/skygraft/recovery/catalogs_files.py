@@ -16,7 +16,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from skygraft.catalog.arrow import from_arrow
-from skygraft.catalog.columns import ColumnReader, parse_unit
+from skygraft.catalog.columns import ColumnReader, parse_unit, refused
 from skygraft.catalog.fits_tables import read_fits
 from skygraft.catalog.io import read_table
 from skygraft.catalog.text_tables import FETCH_AGAIN
@@ -214,7 +214,7 @@ def _read_ascii_head(path: Path) -> Table:
                 row=number,
                 fix="The file may be truncated: run Source Extractor again",
             )
-    if width < heads[-1][0] or [i for i, _, _ in heads] != sorted({i for i, _, _ in heads}):
+    if width < heads[-1][0] or heads[0][0] < 1 or [i for i, _, _ in heads] != sorted({i for i, _, _ in heads}):
         raise CorruptFileError(
             f"the header numbers columns up to {heads[-1][0]}, and rows have {width} values", path=path, fix=FETCH_AGAIN
         )
@@ -308,18 +308,28 @@ class Columns:
         return self._reader(name).unit
 
     def _reader(self, name: str, element: int | None = None) -> ColumnReader:
+        if name not in self.table.colnames:
+            if name in refused(self.table):
+                raise refused(self.table)[name].error(name, str(self.path))
+            raise CatalogError(
+                f"there is no column {name!r}",
+                path=self.path,
+                key=name,
+                fix="Give the catalogue with all of its columns",
+            )
         column = self.table[name]
         return ColumnReader(column if element is None else column[:, element], name, str(self.path))
 
     def floats(self, name: str, unit: str | None = None, element: int | None = None) -> Any:
-        """Return a column, or one element of a vector, in a unit; NaN where missing.
+        """Return a column, or one element of a vector, in a unit; NaN where missing, or infinite: no measurement.
 
         Raises
         ------
         CatalogError
             If it is not numbers, or of a unit that cannot be converted.
         """
-        return self._reader(name, element).floats(unit)
+        values = self._reader(name, element).floats(unit)
+        return np.where(np.isinf(values), np.nan, values)
 
     def width(self, name: str) -> int:
         """Return the number of elements in each row."""

@@ -7,6 +7,7 @@ found again by the file's size and time of last change.
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 from collections import OrderedDict
@@ -37,6 +38,7 @@ _WCS_KEY = re.compile(r"(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12
 _THIRD_AXIS = re.compile(
     r"NAXIS[3-9]|WCSAXES|(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA|CNAME)[3-9]|(?:CD|PC)(?:[3-9]_\d|\d_[3-9])"
 )
+_ON_SKY = re.compile(r"RA\b|RA--|DEC\b|DEC-|[GESH]?L(ON|AT)")
 _GIVE_INDEX = "Give its number, from 0, in the column stamp_index"
 
 
@@ -267,7 +269,12 @@ def _opened(address: StampAddress) -> Iterator[_Planes]:
                 fix="Name the array: store.zarr/array",
             )
         attributes = dict(array.attrs)
-        yield lambda index: (_plane(address, array, index), attributes)
+
+        def plane(index: int) -> tuple[NDArray[Any], Mapping[str, Any]]:
+            _check_chunks(address, array, index)
+            return _plane(address, array, index), attributes
+
+        yield plane
     else:
         with open_fits(address.path, memmap=False) as hdus:
             yield lambda index: _fits_plane(address, hdus, index)
@@ -304,6 +311,8 @@ def _plane(address: StampAddress, array: Any, index: int) -> NDArray[Any]:
     """Read one plane of an array with sections, without the others."""
     shape = tuple(int(n) for n in array.shape)
     _check_shape(address, shape)
+    if (kind := getattr(array, "dtype", None)) is not None:
+        _check_type(address, kind)  # before reading: text of any length takes any memory
     if len(shape) == 2:
         if index > 0:
             raise _out_of_range(address, index, 1)
@@ -390,9 +399,37 @@ def _named(address: StampAddress, hdus: Any) -> Any:
     return hdu
 
 
+def _check_type(address: StampAddress, kind: np.dtype[Any]) -> None:
+    if kind.kind not in "fiub":
+        raise InjectionError(f"the pixels are of type {kind}; numbers are needed", path=address.path)
+
+
+def _check_chunks(address: StampAddress, array: Any, index: int) -> None:
+    """Refuse chunks of a plane that are shorter than their header says: Blosc reads on in what follows in memory."""
+    if array.shards is not None or not array.compressors or "blosc" not in type(array.compressors[-1]).__name__.lower():
+        return
+    if array.ndim < 2 or 0 in array.shape or max(index, 0) >= np.prod(array.shape[:-2]):
+        return  # there is no such plane
+    lead = np.unravel_index(max(index, 0), array.shape[:-2]) if array.ndim > 2 else ()
+    ranges = [range(int(i) // n, int(i) // n + 1) for i, n in zip(lead, array.chunks, strict=False)]
+    ranges += [range(-(-s // n)) for s, n in zip(array.shape[-2:], array.chunks[-2:], strict=True)]
+    for place in itertools.product(*ranges):
+        path = address.path / array.path / array.metadata.encode_chunk_key(place)
+        if not path.is_file():
+            continue  # a chunk of nothing but the fill value
+        with path.open("rb") as file:
+            head = file.read(16)
+        if len(head) < 16 or int.from_bytes(head[12:], "little") != path.stat().st_size:
+            raise CorruptFileError(
+                f"the chunk {path.name} of {array.path!r} has {path.stat().st_size} bytes, and its header says "
+                f"{int.from_bytes(head[12:], 'little')}",
+                path=address.path,
+                fix="Copy the store again",
+            )
+
+
 def _checked(address: StampAddress, key: Hashable, pixels: NDArray[Any], cards: Mapping[str, Any] | None) -> Stamp:
-    if pixels.dtype.kind not in "fiub":
-        raise InjectionError(f"the pixels are of type {pixels.dtype}; numbers are needed", path=address.path)
+    _check_type(address, pixels.dtype)
     single = pixels.dtype.kind == "f" and pixels.dtype.itemsize <= 4
     pixels = np.ascontiguousarray(pixels, dtype=np.float32 if single else np.float64)
     pixels.setflags(write=False)
@@ -432,6 +469,15 @@ def _jacobian(address: StampAddress, shape: tuple[int, ...], cards: Mapping[str,
     try:
         wcs = read_fits_wcs(header, path=address.path)
     except MissingWcsError:
+        half = [
+            f"{name} = {header[name]!r}" for name in ("CTYPE1", "CTYPE2") if _ON_SKY.match(str(header.get(name, "")))
+        ]
+        if half:
+            raise InjectionError(
+                f"the stamp's WCS is not whole: it has {' and '.join(half)}",
+                path=address.path,
+                fix="Write CTYPE1 and CTYPE2 of the two axes of the sky, or neither",
+            ) from None
         return None
     ny, nx = shape
     jacobian: NDArray[np.float64] = local_jacobian(wcs, np.array([(nx - 1) / 2.0]), np.array([(ny - 1) / 2.0]))[0]

@@ -198,10 +198,9 @@ class _Reader:
         reader = self._column(layout.id)
         assert reader is not None
         numbers = reader.raw.dtype.kind in "iuf"
+        if (row := reader.missing()) is not None:
+            raise self._error("a row has no id", row=row, key=reader.name, fix="Fill it")
         texts = reader.integers(-1).astype(np.str_) if numbers else reader.texts()
-        empty = (texts == "") if reader.mask is None else (texts == "") | reader.mask
-        if empty.any():
-            raise self._error("a row has no id", row=int(np.argmax(empty)), key=reader.name, fix="Fill it")
         names, owner = np.unique(texts, return_inverse=True)
         return names, owner.reshape(-1).astype(np.int64)
 

@@ -119,6 +119,13 @@ def _pieces(table: Table, origin: str, first_row: int) -> Iterator[_Piece]:
     mags = {name.removeprefix("mag_"): name for name in names if is_mag_column(name)}
     fluxes = {m.group(1): name for name in names if (m := _FLUX.fullmatch(name))}
     labels, label = _labels(ids)
+    if (without := ids.missing()) is not None:
+        raise readers.error(
+            without,
+            ids.name,
+            "a row of the table of light curves has no id",
+            "Give the id of each, or leave the row out",
+        )
     mjd = times.floats("d")
     bad = ~(np.abs(mjd) <= _LATEST)
     if bad.any():
@@ -159,7 +166,7 @@ def _long(
         raise readers.error(None, "flux", "there are both mag and flux", "Remove one of them")
     bands = readers.one_of(_BANDS, "bands")
     found, band = _labels(bands)
-    if "" in found:
+    if "" in found[band]:
         row = int(np.argmax(found[band] == ""))
         raise readers.error(
             row, bands.name, f"light curve {str(labels[label[row]])!r} has no band", "Give the band of every value"
@@ -250,6 +257,8 @@ def _labels(column: ColumnReader) -> tuple[NDArray[np.str_], NDArray[np.int32]]:
 def _join(pieces: Iterable[_Piece], origin: str) -> LightCurves:
     """Sort the rows of all pieces by curve, band and time."""
     parts = list(pieces)
+    if not any(part.mjd.size for part in parts):
+        raise CatalogError("the table of light curves has no values", path=origin or None, fix="Give at least one")
     ids, id_of = _unified([arrow_array(part.labels) for part in parts])
     bands, band_of = _unified([arrow_array(np.array(part.bands, dtype=np.str_)) for part in parts])
     n = len(bands)
@@ -259,8 +268,6 @@ def _join(pieces: Iterable[_Piece], origin: str) -> LightCurves:
     mjd = np.concatenate([part.mjd for part in parts])
     flux = np.concatenate([part.flux for part in parts])
     del parts, id_of, band_of
-    if not mjd.size:
-        raise CatalogError("the table of light curves has no values", path=origin or None, fix="Give at least one")
     if not _ascends(segment, mjd):
         order = np.lexsort((mjd, segment))
         segment = segment[order]  # one after the other: the former array is freed each time
