@@ -185,7 +185,8 @@ def test_signals_end_a_run_in_order_and_a_second_driver_is_refused(
 ) -> None:
     n_before = 0
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
-        driver = campaign.start("run", "--scheduler", cluster.address)
+        # One of them as a shell starts it.
+        driver = campaign.start("run", "--scheduler", cluster.address, forked=number != signal.SIGTERM)
         with cluster.held(driver, lambda: campaign.n_records() >= n_before + 3):  # noqa: B023
             driver.send(number)
         ended = driver.wait(60)

@@ -32,6 +32,7 @@ import yaml
 from astropy.table import QTable
 
 from kits import forked_workers
+from kits.forked_commands import ForkedCommand
 from kits.plain_images import write_plain_image
 
 if TYPE_CHECKING:
@@ -129,13 +130,22 @@ class Command:
         Where standard output and error go: ``<log>.out`` and ``<log>.err``.
     env : mapping, optional
         Added to the environment.
+    forked : bool
+        Whether it is forked from a process that has imported everything, or started as a shell does it.
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, arguments: Sequence[str], log: Path, env: Mapping[str, str] | None = None, *, forked: bool = True
+    ) -> None:
         self.out, self.err = log.with_name(log.name + ".out"), log.with_name(log.name + ".err")
+        self.process: ForkedCommand | subprocess.Popen[bytes]
+        if forked:
+            self.process = ForkedCommand(arguments, self.out, self.err, log.parent, env)
+            return
+        program = [str(Path(sys.executable).with_name(arguments[0])), *arguments[1:]]
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
-                list(arguments),
+                program,
                 stdout=out,
                 stderr=err,
                 stdin=subprocess.DEVNULL,
@@ -172,6 +182,7 @@ class Command:
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             family = psutil.Process(self.pid).children(recursive=True)
+        self.send(signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         for process in family:
@@ -203,7 +214,10 @@ def workers_of(command: Command) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in _beneath(command.pid):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if _is(process, "spawn_main") or (_is(process, "forkserver") and _is(process.parent(), "forkserver")):
+                parent = process.parent()
+                forked = _is(process, "forkserver") and _is(parent, "forkserver")
+                # A command that was forked is of the same program itself, and so is its own server.
+                if _is(process, "spawn_main") or (forked and parent is not None and parent.pid != command.pid):
                     found.append(process)
     return found
 
@@ -256,14 +270,10 @@ class Scene:
         settings = SETTINGS | {"output": f"../{self.output}"} | changes
         (self.survey / "campaign.yaml").write_text(yaml.safe_dump(settings))
 
-    def start(self, verb: str, *options: str, env: Mapping[str, str] | None = None) -> Command:
-        """Start ``skygraft VERB campaign.yaml OPTIONS``."""
-        program = str(Path(sys.executable).with_name("skygraft"))
-        return self.launch(program, verb, str(self.survey / "campaign.yaml"), *options, env=env)
-
-    def launch(self, *arguments: str, env: Mapping[str, str] | None = None) -> Command:
-        """Start any command; it is ended with the scene."""
-        command = Command(arguments, self.root / f"command-{len(self.commands)}", env)
+    def start(self, verb: str, *options: str, env: Mapping[str, str] | None = None, forked: bool = True) -> Command:
+        """Start ``skygraft VERB campaign.yaml OPTIONS``; it is ended with the scene."""
+        arguments = ["skygraft", verb, str(self.survey / "campaign.yaml"), *options]
+        command = Command(arguments, self.root / f"command-{len(self.commands)}", env, forked=forked and not env)
         self.commands.append(command)
         return command
 
@@ -344,13 +354,13 @@ class Cluster:
         root.mkdir(parents=True, exist_ok=True)
         self.n_workers = n_workers
         where = root / "scheduler.json"
-        dask = [sys.executable, "-m", "dask"]
         here = ["--scheduler-file", str(where), "--host", "127.0.0.1", "--no-dashboard"]
-        self.scheduler = Command([*dask, "scheduler", *here, "--port", "0"], root / "scheduler", env)
+        self.scheduler = Command(["dask", "scheduler", *here, "--port", "0"], root / "scheduler", env)
         size = ["--nworkers", str(n_workers), "--nthreads", "1", "--memory-limit", memory]
         scratch = ["--local-directory", str(root / "scratch"), "--preload-nanny", forked_workers.__file__]
         everything = {**(env or {}), **(worker_env or {})}
-        self.nannies = Command([*dask, "worker", *here, *size, *scratch], root / "workers", everything)
+        nannies = ["dask", "worker", *here, *size, *scratch]
+        self.nannies = Command(nannies, root / "workers", everything, forked=not worker_env)
         wait_for(lambda: where.exists() and where.stat().st_size > 0, 60)
         self.address = str(json.loads(where.read_text())["address"])
 

@@ -12,6 +12,7 @@ In both, the kernel's sum plus `flux_outside` is all of the light.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from math import erf, erfc
 from typing import Protocol
@@ -340,7 +341,7 @@ class _Moffat:
             # Gauss-Legendre converges as (t + sqrt(t^2 + 1))^-2n with t = 2 alpha: the formula's pole is alpha away
             t = 2 * alpha
             n = int(np.clip(np.ceil(18 / np.log(t + np.sqrt(t * t + 1))), 6, 64))
-            nodes, weights = np.polynomial.legendre.leggauss(n)
+            nodes, weights = _gauss_legendre(n)
             nodes, weights = nodes / 2, weights / 2
         # One quadrant is all of it.
         (y, all_y), (x, all_x) = (np.unique(np.abs(at), return_inverse=True) for at in (y, x))
@@ -353,13 +354,22 @@ class _Moffat:
         return (self.beta - 1) / (np.pi * alpha**2) * corner[np.ix_(all_y, all_x)]
 
 
+@functools.cache
+def _gauss_legendre(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nodes and weights of `n` points, found once: 96 take longer than the rest of a small model together."""
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    for array in (nodes, weights):
+        array.flags.writeable = False  # everybody has the same ones
+    return nodes, weights
+
+
 def _moffat_outside(shape: tuple[int, int], alpha: float, beta: float) -> float:
     """Flux of a unit-flux Moffat outside the rectangle of a kernel.
 
     Beyond radius R in a sector dt lies ``(1 + R^2 / alpha^2)^(1 - beta) dt / 2 pi``; R runs along the rectangle's edge.
     """
     half_y, half_x = (n / 2 for n in shape)
-    nodes, weights = np.polynomial.legendre.leggauss(96)
+    nodes, weights = _gauss_legendre(96)
     outside = 0.0
     for near, far in ((half_x, half_y), (half_y, half_x)):
         # one eighth: the edge at distance `near`, from the axis to the corner, as seen from the centre

@@ -1,0 +1,109 @@
+"""Command lines as processes of their own that are forked from one that has imported everything.
+
+A command that a shell starts takes three to four seconds of processor time until it has imported and loaded all that a
+run needs; one that is forked takes a tenth of that. All else is as in a shell: a process number, a session of its own,
+standard streams, the environment, signals and an exit code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kits.forked_workers import server
+
+
+class ForkedCommand:
+    """A running command, with what is used of `subprocess.Popen`.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        ``skygraft`` or ``dask`` and what follows it.
+    out, err : Path
+        Where standard output and error go; may be the same.
+    cwd : Path
+        Its working directory.
+    env : mapping, optional
+        Added to the environment.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], out: Path, err: Path, cwd: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        told = (list(arguments), str(out), str(err), str(cwd), {**os.environ, **(env or {})})
+        self._process = server().Process(target=_become, args=told)
+        self._process.start()
+        self.pid = int(self._process.pid or 0)
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        self.returncode = self._process.exitcode
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+        self._process.join(timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired("forked command", timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to it alone, if it has not ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
+def _become(arguments: list[str], out: str, err: str, cwd: str, env: dict[str, str]) -> None:
+    """Be the command, in a process that was just forked."""
+    os.setsid()
+    os.chdir(cwd)
+    for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, out, os.O_WRONLY), (2, err, os.O_WRONLY)):
+        opened = os.open(path, mode | os.O_CREAT | os.O_APPEND)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(env)
+    program, *_ = sys.argv = list(arguments)
+    _fork_a_server()
+    if program == "skygraft":
+        from skygraft.cli import main
+    else:
+        from dask.__main__ import main
+    # Dask reads its settings when it is imported, which was long ago and elsewhere.
+    import dask
+
+    dask.config.refresh()
+    main()
+
+
+def _fork_a_server() -> None:
+    """Fork the server of this command's own processes, which would import everything again."""
+    of_mine = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(multiprocessing.connection.arbitrary_address("AF_UNIX"))
+    listener.listen()
+    alive_r, alive_w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(alive_w)
+        try:
+            multiprocessing.forkserver.main(listener.detach(), alive_r, [])
+        finally:
+            os._exit(0)
+    os.close(alive_r)
+    of_mine._forkserver_address = listener.getsockname()
+    of_mine._forkserver_alive_fd, of_mine._forkserver_pid = alive_w, pid
+    listener.close()

@@ -1,0 +1,32 @@
+"""What the server of forked processes does before it forks any: import and load what they would all need."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from pathlib import Path
+
+from kits.tiny_campaign import write_tiny_campaign
+from skygraft.campaign import Campaign
+
+for _name in (
+    "dask.__main__",
+    "distributed.cli.dask_scheduler",
+    "distributed.cli.dask_worker",
+    "skygraft.campaign.sweep",
+    "skygraft.cli",
+    "skygraft.execution.driver",
+    "skygraft.qa.verify",
+    "skygraft.recovery.recover",
+):
+    importlib.import_module(_name)
+
+# It was set to find this file, for this process alone.
+_, _, _others = os.environ.pop("PYTHONPATH", "").partition(os.pathsep)
+if _others:
+    os.environ["PYTHONPATH"] = _others
+
+with tempfile.TemporaryDirectory() as _folder:
+    # Compiled functions are loaded at their first call.
+    assert Campaign.from_yaml(write_tiny_campaign(Path(_folder), 1)).run(n_workers=0).ok
