@@ -8,7 +8,6 @@ They read the truth tables of every home patch whose images read the patch's sou
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +53,8 @@ _BAND_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 _ALL_BANDS = ("n_images", "n_drawn", "n_primary", "first_mjd", "last_mjd", "flags")
 _MEANS = ("flux_fraction", "aperture_fraction", "psf_fwhm")
 _SMALL_ROWS = 32_768
+_KEPT_ROWS, _KEPT_TABLES = 32 * _SMALL_ROWS, 128
+"""What is kept of truth tables at most: 100 bytes a row."""
 _AGAIN = "Delete it and run the campaign again (`skygraft run`), which rebuilds it"
 
 
@@ -170,32 +171,39 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
         catalog = _catalog_table(content, part)
         tally = _Tally(numbers(catalog["injection_id"]), bands, _windows(catalog))
         for tract, patch, truth in sources.homes:
-            table_path = layout.truth_table(tract, patch)
-            for rows in _small(str(table_path), truth) or read_groups(table_path, _TRUTH_COLUMNS, fix=_AGAIN):
+            for rows in _truth_rows(layout.truth_table(tract, patch), truth):
                 tally.add(rows)
         table = _table(catalog, tally, inside=sources.tract >= 0)
         with TableWriter(path, layout.checksum(path), table.schema, repeated=("source_type",)) as writer:
             writer.write(table)
             writer.note |= {"fingerprint": fingerprint, "n_on_images": int(np.count_nonzero(tally.drawn_anywhere()))}
-        note, written = note_of(path, layout.checksum(path)), True
-    if note is None:
-        raise CampaignError("the table that was just written is gone", path=path, fix="Leave the output folder alone")
+        note, written = writer.written, True
     return SourcesDigest(
         sources.tract, sources.patch, note.n_rows, int(note.content["n_on_images"]), fingerprint, written
     )
 
 
-@functools.lru_cache(maxsize=32)
-def _small(path: str, fingerprint: str) -> tuple[pa.Table, ...]:
-    """A truth table that is small enough to be kept for the next patches, which are its neighbours; else empty."""
-    del fingerprint  # tells one version of the table from another
-    found, n_rows = [], 0
-    for rows in read_groups(Path(path), _TRUTH_COLUMNS, fix=_AGAIN):
-        found.append(rows)
-        n_rows += rows.num_rows
-        if n_rows > _SMALL_ROWS:
-            return ()
-    return tuple(found)
+def _truth_rows(path: Path, fingerprint: str) -> Iterator[pa.Table]:
+    """The rows of a truth table; those of a small one are kept for the next patches, which are its neighbours."""
+    key = str(path), fingerprint  # which tells one version of the table from another
+    if (known := _KEPT.pop(key, None)) is not None:
+        _KEPT[key] = known  # the last to go
+        yield from known
+        return
+    found: list[pa.Table] | None = []
+    for rows in read_groups(path, _TRUTH_COLUMNS, fix=_AGAIN):
+        if found is not None:
+            found.append(rows)
+            found = found if sum(map(len, found)) <= _SMALL_ROWS else None
+        yield rows
+    if found is not None:
+        _KEPT[key] = tuple(found)
+        while sum(len(rows) for tables in _KEPT.values() for rows in tables) > _KEPT_ROWS or len(_KEPT) > _KEPT_TABLES:
+            del _KEPT[next(iter(_KEPT))]
+
+
+_KEPT: dict[tuple[str, str], tuple[pa.Table, ...]] = {}
+"""The last truth tables that were read by this process, the latest last."""
 
 
 def _catalog_bytes(part: Path, sha256: str) -> bytes:
