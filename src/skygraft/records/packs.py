@@ -355,15 +355,28 @@ class PatchFiles:
         """The content of a file and its identity before it was read; errors as of `read_file`."""
         path = f"{self.folder}/{name}"
         if name in self.names:
-            with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0) as handle:  # noqa: PTH123
-                state = _identity(os.fstat(handle.fileno()))
-                return handle.read(), state
+            with contextlib.suppress(FileNotFoundError):
+                return _read_single(path)
         elif not self._by_name and (row := self.packed.get(name)) is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         elif not self._by_name:
             return read_file(Path(path)), _state_of(row)
         state = stat_file(Path(path))
         return read_file(Path(path)), state
+
+
+def _read_single(path: str) -> tuple[bytes, FileIdentity]:
+    # A third of the time of a file object.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        state = _identity(os.fstat(descriptor))
+        content = os.read(descriptor, state.n_bytes + 1)
+        if len(content) != state.n_bytes or not content:
+            while piece := os.read(descriptor, 1 << 20):
+                content += piece
+        return content, state
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:

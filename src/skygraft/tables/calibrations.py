@@ -192,7 +192,8 @@ def split_origin(origin: str, files: Iterable[str] = ()) -> tuple[str, str]:
         The file is empty where none is named.
     """
     field, file = origin, ""
-    for name in sorted({PurePath(path).name for path in files} - {""}, key=lambda name: (-len(name), name)):
+    names = {path.rpartition("/")[2] or PurePath(path).name for path in files}
+    for name in sorted(names - {""}, key=lambda name: (-len(name), name)):
         if (rest := _without(origin, name)) is not None:
             field, file = rest, name
             break
