@@ -357,9 +357,9 @@ class PatchFiles:
         if name in self.names:
             with contextlib.suppress(FileNotFoundError):
                 return _read_single(path)
-        elif not self._by_name and (row := self.packed.get(name)) is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         elif not self._by_name:
+            if (row := self.packed.get(name)) is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             return read_file(Path(path)), _state_of(row)
         state = stat_file(Path(path))
         return read_file(Path(path)), state

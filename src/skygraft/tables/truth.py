@@ -27,6 +27,7 @@ from skygraft.disk import FileIdentity, atomic_path
 from skygraft.json_text import parse_json
 from skygraft.records.files import RECORD_SUFFIX, TRUTH_SUFFIX, Layout, digest, json_text
 from skygraft.records.image_record import parse_record, unreadable_record
+from skygraft.records.known_packs import PackedPatch, packed_patch
 from skygraft.records.packs import DamagedPackError, PatchFiles, file_exists
 from skygraft.skymap import SkyMap, get_skymap
 from skygraft.skymap.healpix import HealpixSkyMap
@@ -105,6 +106,8 @@ class PatchDigest:
         Images whose record or truth is damaged, and a description of the damage; they count as not done.
     looked, written : bool
         Whether the records were read, and the table written, this time.
+    packed : PackedPatch or None
+        What is known of the pack of the images, if they are packed.
     """
 
     tract: int
@@ -124,10 +127,11 @@ class PatchDigest:
     problems: tuple[tuple[str, str], ...] = ()
     looked: bool = field(default=True, compare=False)
     written: bool = field(default=False, compare=False)
+    packed: PackedPatch | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The digest as JSON types."""
-        return asdict(self)
+        """The digest as JSON types, without what is known of the pack."""
+        return {name: value for name, value in asdict(self).items() if name != "packed"}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> PatchDigest:
@@ -188,6 +192,8 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any, pack: bo
         if damaged:
             _forget(memory)
             made = _consolidate(images, _Folders(layout), sky, base, _Kept(0), damaged)
+        stems = {image.stem: image.image_id for image in images.images}
+        made = replace(made, packed=packed_patch(layout, images.tract, images.patch, stems))
     return made
 
 
