@@ -62,6 +62,7 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
         truth = _once(_blank_truth, n)
         changed: dict[str, list[Any]] = {
             "injection_id": [image.visit * 1000 + i for i in range(n)],
+            "object_id": [image.visit * 1000 + i for i in range(n)],
             "image_id": [image.image_id] * n,
             "ra": [image.ra] * n,
             "dec": [image.dec] * n,
@@ -112,34 +113,18 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
 
 
 def _blank_truth(n: int) -> Any:
-    """A truth table of `n` stars, whose columns of numbers that differ are to be filled in."""
-    from astropy import units as u
-    from astropy.table import QTable
+    """A truth table of `n` stars as tasks write it, some of whose columns are to be filled in."""
+    import numpy as np
 
     from skygraft.catalog.io import to_arrow
+    from skygraft.catalog.truth_columns import TRUTH_COLUMNS, new_truth
 
-    return to_arrow(
-        QTable(
-            {
-                "injection_id": [0] * n,
-                "image_id": [""] * n,
-                "ra": [0.0] * n * u.deg,
-                "dec": [0.0] * n * u.deg,
-                "x": [0.0] * n,
-                "y": [0.0] * n,
-                "source_type": ["Star"] * n,
-                "band": [""] * n,
-                "mag": [0.0] * n * u.ABmag,
-                "inst_flux": [1.0] * n,
-                "flux_deposited": [1.0] * n,
-                "aperture_fraction": [0.97] * n,
-                "kernel_scale": [1.03] * n,
-                "psf_fwhm": [0.7] * n * u.arcsec,
-                "stamp_size": [101] * n,
-                "flags": [0] * n,
-            }
-        )
-    )
+    kinds: dict[str, Any] = {"int": np.zeros(n, np.int64), "float": np.ones(n), "text": np.full(n, "Star")}
+    values = {column.name: kinds[column.kind] for column in TRUTH_COLUMNS} | {"group_id": np.full(n, -1)}
+    truth = new_truth(n, values)
+    truth.replace_column("aperture_fraction", np.full(n, 0.97))
+    truth.replace_column("stamp_size", np.full(n, 101))  # without one they were not drawn
+    return to_arrow(truth)
 
 
 _SEEN: dict[Any, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ from pyarrow import fs
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.place_names import STUBS_KIND, as_kind, is_copy
 from skygraft.places import beneath, refresh
+from skygraft.records.files import Layout
+from skygraft.records.known_packs import can_look_up, known_files
 from skygraft.records.ledger_scan import ANY_TIME
 from skygraft.records.packs import stat_packed
 
@@ -26,6 +29,8 @@ __all__ = ["Comparison", "stat_files"]
 _THREADS = 16
 """More than there are cores: on a file system that is far away nearly all of the time is waiting."""
 _FILES_AT_ONCE = 500
+_MANY = 20_000
+"""Images from which on it pays to load compiled loops, half a second."""
 
 _LOCAL = fs.LocalFileSystem()
 
@@ -44,12 +49,15 @@ class Comparison:
         `fingerprint_key` of the settings.
     code : int
         `skygraft.records.image_record.PIXEL_VERSION`.
+    n_images : int
+        How many there are, about: of many, files are looked at by compiled loops.
     """
 
     output: str
     root: str = ""
     settings: int = 0
     code: int = 0
+    n_images: int = 0
 
     @property
     def with_inputs(self) -> bool:
@@ -58,12 +66,36 @@ class Comparison:
 
     def __enter__(self) -> Self:
         object.__setattr__(self, "_pool", ThreadPoolExecutor(_THREADS))
+        object.__setattr__(self, "_descriptors", self._open_folders() if self.n_images >= _MANY else ())
+        object.__setattr__(self, "_known", self._known_table() if self._descriptors else None)  # type: ignore[attr-defined]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(cancel_futures=True)  # type: ignore[attr-defined]
+        for descriptor in {*self._descriptors}:  # type: ignore[attr-defined]
+            os.close(descriptor)
+
+    def _known_table(self) -> NDArray[np.uint64]:
+        """The files that are known to be in packs."""
+        from skygraft.records.file_loops import key_table
+
+        return key_table(known_files(Layout(Path(self.output))))
+
+    def _open_folders(self) -> tuple[int, ...]:
+        """Descriptors of the folders that names are relative to; none where compiled loops cannot find the files."""
+        folders = [self.root or self.output, self.output]
+        if not can_look_up() or any(is_copy(f"{folder}/") for folder in folders):
+            return ()
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            found = []
+            for folder in folders:
+                found.append(os.open(folder, os.O_PATH | os.O_CLOEXEC))
+                stack.callback(os.close, found[-1])
+            stack.pop_all()
+            return tuple(found)
+        return ()
 
     def agrees(self, images: pa.RecordBatch) -> NDArray[np.bool_]:
         """Find which images are done and have all files as the ledger says, by size and time of last change.
@@ -87,27 +119,64 @@ class Comparison:
         image = np.repeat(np.arange(len(images)), counts)
         is_input = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts) < n_inputs[image]
         wanted = np.flatnonzero(agrees[image] & (self.with_inputs | ~is_input))
-        names = lists.flatten().take(arrow_array(wanted)).to_pylist()
-        folders = [self.root if inside else self.output for inside in is_input[wanted].tolist()]
+        sizes, times = (numpy_array(images.column(name).flatten())[wanted] for name in ("sizes", "times"))
+        inside = is_input[wanted]
+        if self._descriptors:  # type: ignore[attr-defined]
+            found = self._look_up(lists.flatten(), wanted, sizes, times, inside)
+            rest = np.flatnonzero(found[:, 0] < 0)  # what is not there may be in a pack, or in a store
+            found[rest] = self._find(lists.flatten().take(arrow_array(wanted[rest])).to_pylist(), inside[rest])
+        else:
+            found = self._find(lists.flatten().take(arrow_array(wanted)).to_pylist(), inside)
+        same = (found[:, 0] == sizes) & ((found[:, 1] == times) | (times == ANY_TIME)) & (found[:, 0] >= 0)
+        agrees[image[wanted[~same]]] = False
+        return agrees
+
+    def _look_up(
+        self,
+        names: pa.StringArray,
+        wanted: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        times: NDArray[np.int64],
+        is_input: NDArray[np.bool_],
+    ) -> NDArray[np.int64]:
+        """Sizes and times of some files of a list of names, as `stat_files`; of those in known packs what is known."""
+        from skygraft.records.file_loops import look_up
+
+        _, offsets, content = names.buffers()
+        places = np.frombuffer(offsets, np.int32, names.offset + len(names) + 1)[names.offset :].astype(np.int64)
+        letters = np.frombuffer(content, np.uint8) if content is not None else np.empty(0, np.uint8)
+        root, output = self._descriptors  # type: ignore[attr-defined]
+        folders = np.where(is_input, root, output)
+        table = self._known  # type: ignore[attr-defined]
+
+        def look(some: slice) -> NDArray[np.int64]:
+            found: NDArray[np.int64] = look_up(
+                letters, places, wanted[some], sizes[some], times[some], folders[some], table
+            )
+            return found
+
+        parts = [slice(at, at + _FILES_AT_ONCE) for at in range(0, len(wanted), _FILES_AT_ONCE)]
+        return np.concatenate([np.empty((0, 2), np.int64), *self._pool.map(look, parts)])  # type: ignore[attr-defined]
+
+    def _find(self, names: list[str], is_input: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Sizes and times of files, single, packed or in a store, as `stat_files`."""
+        folders = [self.root if inside else self.output for inside in is_input.tolist()]
         paths = [name if name[:1] == "/" else f"{folder}/{name}" for folder, name in zip(folders, names, strict=True)]
         if is_copy(f"{self.root}/") or any("://" in name for name in names):
             paths = [
                 os.fspath(beneath(Path(folder), name)) if "://" in name else path
                 for folder, name, path in zip(folders, names, paths, strict=True)
             ]
-            refresh(path for path, inside in zip(paths, is_input[wanted].tolist(), strict=True) if inside)
+            refresh(path for path, inside in zip(paths, is_input.tolist(), strict=True) if inside)
         found = stat_files(paths, self._pool)  # type: ignore[attr-defined]
-        missing = np.flatnonzero((found[:, 0] < 0) & ~is_input[wanted])
+        missing = np.flatnonzero((found[:, 0] < 0) & ~is_input)
         if missing.size:
             found[missing] = stat_packed([paths[i] for i in missing.tolist()])
             if is_copy(self.output):  # published, and not kept here
                 missing = missing[found[missing, 0] < 0]
                 stubs = [os.fspath(as_kind(paths[i], STUBS_KIND)) for i in missing.tolist()]
                 found[missing] = stat_files(stubs, self._pool)  # type: ignore[attr-defined]
-        sizes, times = (numpy_array(images.column(name).flatten())[wanted] for name in ("sizes", "times"))
-        same = (found[:, 0] == sizes) & ((found[:, 1] == times) | (times == ANY_TIME)) & (found[:, 0] >= 0)
-        agrees[image[wanted[~same]]] = False
-        return agrees
+        return found
 
 
 def stat_files(paths: list[str], pool: ThreadPoolExecutor) -> NDArray[np.int64]:

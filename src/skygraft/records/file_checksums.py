@@ -10,7 +10,7 @@ from pathlib import Path
 
 from skygraft.disk import FileIdentity, atomic_path
 from skygraft.json_text import parse_json
-from skygraft.records.files import Layout, digest, sha256_file, write_json
+from skygraft.records.files import Layout, digest, json_text, sha256_file
 
 __all__ = ["FileChecksum", "checked_path", "compare", "note_checksum", "problem_of", "read_checksum", "refresh"]
 
@@ -53,11 +53,20 @@ def checked_path(path: Path) -> Iterator[Path]:
         note_checksum(temporary, Layout(path.parent).checksum(path))
 
 
-def note_checksum(file: Path, checksum: Path, fingerprint: str = "") -> None:
+def note_checksum(file: Path, checksum: Path, fingerprint: str = "", *, sync: bool = True) -> None:
     """Write the checksum of a file.
 
     It is written before the file is renamed to its final name, since a process may be killed in between: a file with
     the checksum of another is written again. Renaming keeps the time of last change.
+
+    Parameters
+    ----------
+    file, checksum : Path
+        The file, and that of its checksum.
+    fingerprint : str
+        Fingerprint of what the file was made from.
+    sync : bool
+        False for one of many files that are written again where their checksum is lost: see `atomic_path`.
 
     Raises
     ------
@@ -65,12 +74,13 @@ def note_checksum(file: Path, checksum: Path, fingerprint: str = "") -> None:
         If it cannot be written.
     """
     identity = FileIdentity.of(file)
-    _write(checksum, FileChecksum(*identity.size_and_time, sha256_file(file), fingerprint))
+    _write(checksum, FileChecksum(*identity.size_and_time, sha256_file(file), fingerprint), sync=sync)
 
 
-def _write(path: Path, known: FileChecksum) -> None:
+def _write(path: Path, known: FileChecksum, *, sync: bool = True) -> None:
     content = asdict(known)
-    write_json(path, {**content, "checksum": digest(content)})
+    with atomic_path(path, sync=sync) as temporary:
+        temporary.write_bytes(json_text({**content, "checksum": digest(content)}).encode() + b"\n")
 
 
 def read_checksum(path: Path) -> FileChecksum | None:

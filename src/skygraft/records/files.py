@@ -178,10 +178,11 @@ class Layout:
 
     def checksum(self, file: Path) -> Path:
         """The file with the checksum of a consolidated table, or of another file of which there is one."""
-        within = file.relative_to(self.root)
-        if within.suffix == ".parquet":
-            within = within.parent if within.stem == "part-0" else within.with_suffix("")
-        return self.checksums / within.with_name(f"{within.name}.sha256")
+        root = f"{self.root}/"
+        # Of texts: for tens of thousands of patches a Path at each step takes as long as their tables.
+        within = str(file).removeprefix(root) if str(file).startswith(root) else str(file.relative_to(self.root))
+        within = within.removesuffix("/part-0.parquet").removesuffix(".parquet")
+        return Path(f"{self.checksums}/{within}.sha256")
 
     def file_of(self, checksum: Path) -> Path:
         """The file that a checksum belongs to, by the name of the checksum."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from skygraft.dataset import dataset_id
 from skygraft.errors import CampaignError
 from skygraft.json_text import parse_json
@@ -26,6 +28,7 @@ __all__ = [
     "parse_record",
     "read_record",
     "summarise",
+    "unreadable_record",
     "write_record",
 ]
 
@@ -105,16 +108,19 @@ def read_record(path: Path, image_id: str) -> dict[str, Any] | None:
     except (FileNotFoundError, DamagedPackError):
         return None
     except OSError as error:
-        raise CampaignError(
-            f"the record cannot be read ({error})", path=path, fix="Check permissions, and run again"
-        ) from error
+        raise unreadable_record(path, error) from error
     return parse_record(content, image_id, path)
 
 
-def parse_record(content: bytes, image_id: str, path: Path) -> dict[str, Any] | None:
+def unreadable_record(path: str | Path, error: OSError) -> CampaignError:
+    """The error for a record that is there and cannot be opened."""
+    return CampaignError(f"the record cannot be read ({error})", path=path, fix="Check permissions, and run again")
+
+
+def parse_record(content: bytes, image_id: str, path: str | Path) -> dict[str, Any] | None:
     """The record of an image from its bytes, of a file of that path; None and errors as of `read_record`."""
     try:
-        record = parse_json(content.decode())
+        record = _parse(content)
     except ValueError:
         return None  # damaged on the disk, since records are written atomically
     if not isinstance(record, dict):
@@ -131,6 +137,13 @@ def parse_record(content: bytes, image_id: str, path: Path) -> dict[str, Any] | 
             fix="Use a new output folder, or delete it; its image is then made again",
         )
     return record
+
+
+def _parse(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return parse_json(content.decode())  # which takes numbers that no other JSON has
 
 
 def _has_timings(record: Mapping[str, Any]) -> bool:

@@ -21,14 +21,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skygraft.disk import atomic_path
+from skygraft.disk import FileIdentity, atomic_path
 from skygraft.errors import CampaignError
 from skygraft.place_names import STUBS_KIND, as_kind, is_copy
 from skygraft.places import bring, outputs_of
@@ -39,9 +39,9 @@ __all__ = [
     "PACK_NAME",
     "REOPENED_SUFFIX",
     "DamagedPackError",
-    "FileState",
     "PackIndex",
     "PackWriter",
+    "PatchFiles",
     "file_exists",
     "file_names",
     "pack_of",
@@ -76,30 +76,6 @@ class DamagedPackError(OSError):
     """The part of a pack that has a file cannot be read: its images can be made again at any time."""
 
 
-class FileState(NamedTuple):
-    """What tells one version of a file from another.
-
-    Parameters
-    ----------
-    n_bytes : int
-        Size.
-    mtime_ns, ctime_ns : int
-        Times of last change of the content and of the inode, ns.
-    inode : int
-        Its number.
-    """
-
-    n_bytes: int
-    mtime_ns: int
-    inode: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Self:
-        """The state that `os.stat` found."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
-
-
 @dataclass(frozen=True)
 class PackIndex:
     """What the footer of a pack says.
@@ -109,9 +85,9 @@ class PackIndex:
     image_ids : dict of str to str
         Image id by stem.
     files : dict of str to sequence of int
-        The fields of `FileState` of each file that was packed, by name: they are looked up one by one, and listed by
-        the thousand. If the pack was changed since it was written, its own time
-        stands in for theirs: what is read from it then has to be compared with checksums, as with any changed file.
+        Of each file that was packed, by name: size, time of last change, inode and time of its change, as `_packed_row`
+        gives them. If the pack was changed since it was written, its own time stands in for theirs: what is read from
+        it then has to be compared with checksums, as with any changed file.
     groups : dict of str to int
         Row group by stem.
     changed : bool
@@ -125,6 +101,22 @@ class PackIndex:
 
 
 _NOTHING = PackIndex({}, {}, {}, changed=False)
+
+
+def _packed_row(state: FileIdentity) -> list[int]:
+    """What a pack says of a file."""
+    return [state.n_bytes, state.mtime_ns, state.inode, state.ctime_ns]
+
+
+def _state_of(row: Sequence[int]) -> FileIdentity:
+    """The identity of a file that is packed; the file system that it was on is not known."""
+    n_bytes, mtime_ns, inode, ctime_ns = row
+    return FileIdentity(n_bytes, mtime_ns, ctime_ns, inode)
+
+
+def _identity(status: os.stat_result) -> FileIdentity:
+    """The identity of a single file, as a pack will have it."""
+    return FileIdentity(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def pack_of(path: Path) -> Path:
@@ -142,7 +134,7 @@ def read_index(pack: str | Path) -> PackIndex:
     """
     try:
         status = os.stat(pack)  # noqa: PTH116
-        return _read_index(str(pack), FileState.of(status))
+        return _read_index(str(pack), _identity(status))
     except (FileNotFoundError, NotADirectoryError):
         return _NOTHING
     except OSError as error:
@@ -154,7 +146,7 @@ def read_index(pack: str | Path) -> PackIndex:
 
 
 @functools.lru_cache(maxsize=64)
-def _read_index(pack: str, state: FileState) -> PackIndex:
+def _read_index(pack: str, state: FileIdentity) -> PackIndex:
     try:
         metadata = pq.read_metadata(pack).metadata or {}
         content = orjson.loads(metadata.get(_INDEX, b"{}"))
@@ -166,7 +158,7 @@ def _read_index(pack: str, state: FileState) -> PackIndex:
         for suffix, column in _COLUMNS.items():
             files.update(zip([stem + suffix for stem in table["stem"]], table[column], strict=True))
         if changed:
-            files = {name: [n_bytes, *state[1:]] for name, (n_bytes, *_) in files.items()}
+            files = {name: [n_bytes, *_packed_row(state)[1:]] for name, (n_bytes, *_) in files.items()}
         image_ids = dict(zip(table["stem"], table["image_id"], strict=True))
         return PackIndex(image_ids, files, dict(zip(table["stem"], table["group"], strict=True)), changed=changed)
     except (pa.ArrowException, ValueError, KeyError, TypeError):
@@ -183,7 +175,7 @@ def _is_damage(error: OSError) -> bool:
 
 
 def packed_files(folder: str | Path) -> Mapping[str, Sequence[int]]:
-    """The files that only the pack of a folder has: the fields of `FileState` by name. Reopened images do not count.
+    """The files that only the pack of a folder has, as `PackIndex.files`. Reopened images do not count.
 
     Raises
     ------
@@ -248,8 +240,8 @@ def file_exists(path: Path) -> bool:
     return os.path.lexists(path) or _packed(path) is not None
 
 
-def stat_file(path: Path) -> FileState:
-    """The state of a file: of a packed one, as it was when it had a file of its own.
+def stat_file(path: Path) -> FileIdentity:
+    """The identity of a file, but for its file system: of a packed one, as it was when it had a file of its own.
 
     Raises
     ------
@@ -259,13 +251,13 @@ def stat_file(path: Path) -> FileState:
         If it cannot be looked up.
     """
     try:
-        return FileState.of(path.stat())
+        return _identity(path.stat())
     except FileNotFoundError:
         if (found := _packed(path)) is None:
             if not is_copy(path):
                 raise
-            return FileState.of(as_kind(path, STUBS_KIND).stat())  # published, and not kept here
-        return FileState(*found[2].files[path.name])
+            return _identity(as_kind(path, STUBS_KIND).stat())  # published, and not kept here
+        return _state_of(found[2].files[path.name])
 
 
 def stat_packed(paths: Sequence[str]) -> list[tuple[int, int]]:
@@ -311,13 +303,80 @@ def read_file(path: Path) -> bytes:
         stem, column, index = found
         pack = pack_of(path)
         try:
-            return _read_group(str(pack), FileState.of(pack.stat()), index.groups[stem], column)[stem]
+            return _read_group(str(pack), _identity(pack.stat()), index.groups[stem], column)[stem]
         except (pa.ArrowException, ValueError, LookupError):
             continue
         except OSError as error:
             if not _is_damage(error) and not isinstance(error, FileNotFoundError):
                 raise
     raise DamagedPackError(errno.EIO, "its part of the pack is damaged", str(pack_of(path)))
+
+
+class PatchFiles:
+    """The records and truth tables of a patch, single or packed, of a folder that is listed once.
+
+    What was there when it was listed is found by one look at each file. A file that has gone into the pack meanwhile is
+    found there, and one that has come meanwhile may not be seen.
+
+    Parameters
+    ----------
+    folder : str
+        The folder of the patch, beneath `skygraft.records.files.Layout.records`.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        # Of outputs in a store, files that are published may not be kept here.
+        self._by_name = is_copy(f"{folder}/{PACK_NAME}")
+        self.names: frozenset[str] = frozenset() if self._by_name else single_names(folder)
+
+    @functools.cached_property
+    def packed(self) -> Mapping[str, Sequence[int]]:
+        """The files that only the pack has, as `packed_files` gives them."""
+        return _packed_files(self.folder, self.names)
+
+    def stat_single(self, name: str) -> FileIdentity:
+        """The identity of a single file, as `stat_file` gives it; raises what `os.stat` raises."""
+        return _identity(os.stat(f"{self.folder}/{name}"))  # noqa: PTH116
+
+    def stat(self, name: str) -> FileIdentity | None:
+        """The identity of a file, as `stat_file` gives it; None where there is none."""
+        if name in self.names:
+            with contextlib.suppress(FileNotFoundError):
+                return self.stat_single(name)
+        elif not self._by_name:
+            return None if (row := self.packed.get(name)) is None else _state_of(row)
+        try:
+            return stat_file(Path(self.folder, name))
+        except FileNotFoundError:
+            return None
+
+    def read(self, name: str) -> tuple[bytes, FileIdentity]:
+        """The content of a file and its identity before it was read; errors as of `read_file`."""
+        path = f"{self.folder}/{name}"
+        if name in self.names:
+            with contextlib.suppress(FileNotFoundError):
+                return _read_single(path)
+        elif not self._by_name:
+            if (row := self.packed.get(name)) is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            return read_file(Path(path)), _state_of(row)
+        state = stat_file(Path(path))
+        return read_file(Path(path)), state
+
+
+def _read_single(path: str) -> tuple[bytes, FileIdentity]:
+    # A third of the time of a file object.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        state = _identity(os.fstat(descriptor))
+        content = os.read(descriptor, state.n_bytes + 1)
+        if len(content) != state.n_bytes or not content:
+            while piece := os.read(descriptor, 1 << 20):
+                content += piece
+        return content, state
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
@@ -331,7 +390,7 @@ def sha256_of(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _read_group(pack: str, state: FileState, group: int, column: str) -> dict[str, bytes]:
+def _read_group(pack: str, state: FileIdentity, group: int, column: str) -> dict[str, bytes]:
     """One column of a row group, by stem; raises what Arrow raises. Few are kept: images are read in order."""
     del state  # tells one version of the pack from another; its inode alone may come again
     with pq.ParquetFile(pack, page_checksum_verification=True) as file:
@@ -414,19 +473,19 @@ class PackWriter:
             }
             self._writer.add_key_value_metadata({_INDEX: orjson.dumps(index)})
 
-    def add(self, stem: str, image_id: str, files: Mapping[str, tuple[bytes, FileState]]) -> None:
+    def add(self, stem: str, image_id: str, files: Mapping[str, tuple[bytes, FileIdentity]]) -> None:
         """Add an image.
 
         Parameters
         ----------
         stem, image_id : str
             The image.
-        files : dict of str to (bytes, FileState)
+        files : dict of str to (bytes, FileIdentity)
             Content and state of its record and its truth table, by suffix.
         """
         (record, record_state), (truth, truth_state) = (files[suffix] for suffix in _COLUMNS)
         self._rows.append((stem.encode(), image_id.encode(), record, truth))
-        row = (stem, image_id, [*record_state], [*truth_state], self._group)
+        row = (stem, image_id, _packed_row(record_state), _packed_row(truth_state), self._group)
         for column, value in zip(self._images.values(), row, strict=True):
             column.append(value)
         self._n_bytes += len(record) + len(truth)
@@ -444,7 +503,7 @@ class PackWriter:
     def _finish(self, temporary: Path, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is None:
             os.utime(temporary, ns=(self._written_ns, self._written_ns))
-            note_checksum(temporary, self._checksum)
+            note_checksum(temporary, self._checksum, sync=False)  # without it the pack is written again
 
 
 def _binary(values: Sequence[bytes]) -> pa.Array:

@@ -75,7 +75,11 @@ def resume_states(
     """
     layout, settings, root = Layout(config.output), config.pixel_settings(), config.survey.root
     comparison = Comparison(
-        str(layout.root), root=str(root), settings=fingerprint_key(digest(settings)), code=PIXEL_VERSION
+        str(layout.root),
+        root=str(root),
+        settings=fingerprint_key(digest(settings)),
+        code=PIXEL_VERSION,
+        n_images=len(plan),
     )
     states, claimed, rows = _undecided(plan, layout, comparison)
     changed: dict[str, list[str]] = {}
@@ -141,7 +145,7 @@ def output_states(plan: Plan, layout: Layout) -> tuple[ImageStates, Rows]:
     damaged : ndarray of int64
         Rows of the images that are done by the ledger, and have outputs that are gone or were changed since.
     """
-    states, claimed, rows = _undecided(plan, layout, Comparison(str(layout.root)))
+    states, claimed, rows = _undecided(plan, layout, Comparison(str(layout.root), n_images=len(plan)))
     states.state[rows] = DONE
 
     def is_damaged(row: int, image: PlannedImage) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,11 +112,17 @@ class TableWriter:
         self.note: dict[str, Any] = {}
         self._path, self._checksum, self._schema, self._repeated = path, checksum, schema, list(repeated)
         self._waiting: list[pa.Table] = []
-        self._n_waiting = 0
+        self._n_waiting = self._n_rows = 0
+
+    @property
+    def written(self) -> TableNote:
+        """What `note_of` would give of the table, once it is written."""
+        content = {name: value for name, value in self.note.items() if name != "fingerprint"}
+        return TableNote(str(self.note.get("fingerprint", "")), self._n_rows, content)
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self._path))
+            temporary = stack.enter_context(atomic_path(self._path, sync=False))
             # Called after the writer has closed the file, and before it gets its name.
             stack.push(functools.partial(self._note_checksum, temporary))
             self._writer = stack.enter_context(
@@ -141,7 +148,11 @@ class TableWriter:
             return
         # Before the table gets its name: if this process is killed in between, the checksum does not fit, and the
         # table is rebuilt.
-        note_checksum(temporary, self._checksum, str(self.note.get("fingerprint", "")))
+        note_checksum(temporary, self._checksum, str(self.note.get("fingerprint", "")), sync=False)
+        # A renaming or a checksum that a power cut undoes is noticed, and the table is rebuilt from what is on the
+        # disk; content of the right size that never got there would not be.
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
 
     def write(self, piece: pa.Table) -> None:
         """Add rows to the end."""
@@ -155,6 +166,7 @@ class TableWriter:
             # In one piece: pages and dictionaries must not depend on how the rows were cut into pieces.
             table = pa.concat_tables(self._waiting).combine_chunks()
             self._writer.write_table(table, row_group_size=table.num_rows)
+            self._n_rows += table.num_rows
         self._waiting, self._n_waiting = [], 0
 
 

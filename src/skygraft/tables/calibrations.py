@@ -23,6 +23,9 @@ _MOST_RADII = 200
 _TOLD = 20
 _FILE = re.compile(r" in ([^\s,;:()]+\.[A-Za-z]\w*(?:\.(?:fz|gz|bz2|xz))?)(?:\[\w+\])?(?![\w.-])")
 """A file that is named, by its ending."""
+_APART_BEFORE = re.compile(r"(?<![\w.-])")
+_HDU = re.compile(r"(?:\[\w+\])?(?![\w.-])")
+"""What stands before and after the name of a file."""
 _NUMBER = re.compile(r" = [-+.\d\[('\"][^,]*|: radius [-+.\de]+ (?:pix|arcsec)")
 """The value of a header's key, as origins repeat it."""
 
@@ -189,17 +192,34 @@ def split_origin(origin: str, files: Iterable[str] = ()) -> tuple[str, str]:
         The file is empty where none is named.
     """
     field, file = origin, ""
-    for name in sorted({PurePath(path).name for path in files} - {""}, key=lambda name: (-len(name), name)):
-        known = re.compile(rf"(?P<in> in )?(?<![\w.-]){re.escape(name)}(?:\[\w+\])?(?![\w.-])")
-        field, n = known.subn(lambda found: "" if found["in"] else "the file", origin)
-        if n:
-            file = name
+    names = {path.rpartition("/")[2] or PurePath(path).name for path in files}
+    for name in sorted(names - {""}, key=lambda name: (-len(name), name)):
+        if (rest := _without(origin, name)) is not None:
+            field, file = rest, name
             break
     else:
         found = _FILE.search(origin)
         if found is not None:
             field, file = origin[: found.start()] + origin[found.end() :], found[1]
     return _NUMBER.sub("", field), file
+
+
+def _without(origin: str, name: str) -> str | None:
+    """An origin without the name of a file; None where it does not name it."""
+    at = origin.find(name)
+    if at < 0:
+        return None
+    if origin.find(name, at + 1) >= 0:
+        known = re.compile(rf"(?P<in> in )?{_APART_BEFORE.pattern}{re.escape(name)}{_HDU.pattern}")
+        rest, n = known.subn(lambda found: "" if found["in"] else "the file", origin)
+        return rest if n else None
+    # The same without an expression for each image's file, which takes a quarter of a millisecond to compile.
+    end = _HDU.match(origin, at + len(name))
+    if end is None or not _APART_BEFORE.match(origin, at):
+        return None
+    before = origin[:at]
+    kept = before.removesuffix(" in ") if before.endswith(" in ") else f"{before}the file"
+    return kept + origin[end.end() :]
 
 
 def fold(uses: Iterable[CalibrationUse]) -> tuple[CalibrationUse, ...]:

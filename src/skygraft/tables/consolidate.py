@@ -24,6 +24,7 @@ from skygraft.config.campaign import CampaignConfig
 from skygraft.json_text import parse_json
 from skygraft.place_names import is_copy
 from skygraft.records.files import Layout
+from skygraft.records.known_packs import KnownPacks
 from skygraft.records.plan_file import Plan
 from skygraft.tables.arrow import numbers
 from skygraft.tables.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
@@ -186,8 +187,10 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     output = str(layout.root)
     truth, pairs = _Truth(), _Pairs()
     patches = _patches(plan, pairs, find_neighbours(plan))
+    packs = KnownPacks()
     for done in call(consolidate_truth, patches, output=output, skymap=config.skymap, pack=_is_packed(config, plan)):
         truth.add(done)
+        packs.add(done.tract, done.patch, done.packed)
     bounds = partition_bounds(layout.catalog)
     catalog = dict(sorted(zip(bounds.keys, bounds.sha256, strict=True)))
     first = next(iter(catalog))
@@ -197,6 +200,7 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     for one in call(consolidate_sources, items, output=output, bands=bands):
         sources.add(one)
     whole = CampaignSources(tuple(catalog), fingerprint(sources.tables))
+    packs.write(layout)
     joined = any(list(call(join_sources, [whole], output=output)))
     with_truth = {key for key, table in truth.tables.items() if table}
     checksums = layout.consolidated / "checksums"

@@ -94,10 +94,10 @@ def find_neighbours(plan: Plan) -> Neighbours:
     del table
     pairs = np.concatenate([np.empty((0, 2), np.int64), *_near(visit, home, centre, diagonal)])
     if len(pairs):
-        corners = _corners(plan, np.unique(pairs))
-        keep = [
-            _overlap(corners, diagonal, pairs[i : i + _PAIRS_AT_ONCE]) for i in range(0, len(pairs), _PAIRS_AT_ONCE)
-        ]
+        rows = np.unique(pairs)
+        corners = _corners(plan, rows)
+        some = (pairs[i : i + _PAIRS_AT_ONCE] for i in range(0, len(pairs), _PAIRS_AT_ONCE))
+        keep = [_overlap(corners[np.searchsorted(rows, part)], diagonal[part]) for part in some]
         pairs = pairs[np.concatenate(keep)]
     pairs = np.concatenate([pairs, pairs[:, ::-1]])
     pairs = pairs[np.lexsort(pairs.T[::-1])]
@@ -139,36 +139,40 @@ def _near(
         yield np.stack([rows[i], rows[j]], axis=1)
 
 
-def _corners(plan: Plan, rows: NDArray[np.int64]) -> dict[int, NDArray[np.float64]]:
-    """Unit vectors of the four corners of some images, shape (4, 3); NaN for outlines that are no quadrangle."""
-    found: dict[int, NDArray[np.float64]] = {}
+def _corners(plan: Plan, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Unit vectors of the four corners of N images, shape (N, 4, 3); NaN for outlines that are no quadrangle."""
+    found = np.full((len(rows), 4, 3), np.nan)
     start = 0
     for batch in plan.batches(["polygon"]):
         stop = start + batch.num_rows
-        mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
-        for row, polygon in zip(
-            mine.tolist(), batch.column("polygon").take(pa.array((mine - start).tolist(), pa.int64())), strict=True
-        ):
-            points = np.asarray(polygon.as_py(), dtype=np.float64).reshape(-1, 2)
-            corners = np.full((4, 3), np.nan)
-            if len(points) and len(points) % 4 == 0:  # as many points on each edge, from a corner on
-                corners = to_vectors(*points[:: len(points) // 4].T)
-            found[row] = corners
+        mine = np.arange(*np.searchsorted(rows, (start, stop)))
+        polygons = batch.column("polygon")
+        offsets = numbers(polygons.offsets).astype(np.int64)
+        points = numbers(polygons.values.flatten()).reshape(-1, 2)
+        first, count = offsets[:-1][rows[mine] - start], np.diff(offsets)[rows[mine] - start]
+        known = (count > 0) & (count % 4 == 0)  # as many points on each edge, from a corner on
+        places = first[known][:, None] + count[known][:, None] // 4 * np.arange(4)
+        found[mine[known]] = to_vectors(*np.moveaxis(points[places], -1, 0))
         start = stop
     return found
 
 
-def _overlap(
-    corners: dict[int, NDArray[np.float64]], diagonal: NDArray[np.float64], pairs: NDArray[np.int64]
-) -> NDArray[np.bool_]:
+def _overlap(corners: NDArray[np.float64], diagonal: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Find the pairs of quadrangles that meet: no great circle along an edge of one has all of the other beyond it.
 
     Edges are moved out by the bow that distortion may give them, so images that touch count as meeting, and so do
     images whose corners are not known.
+
+    Parameters
+    ----------
+    corners : ndarray, shape (N, 2, 4, 3)
+        Of the images of each pair.
+    diagonal : ndarray, shape (N, 2)
+        Theirs, radians.
     """
-    one, two = (np.stack([corners[row] for row in side]) for side in pairs.T.tolist())
-    apart = np.zeros(len(pairs), dtype=np.bool_)
-    margin = _BOW * diagonal[pairs].max(axis=1)
+    one, two = corners[:, 0], corners[:, 1]
+    apart = np.zeros(len(corners), dtype=np.bool_)
+    margin = _BOW * diagonal.max(axis=1)
     for a, b in ((one, two), (two, one)):
         normal = np.cross(a, np.roll(a, -1, axis=1))
         with np.errstate(invalid="ignore"):

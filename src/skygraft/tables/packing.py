@@ -8,31 +8,36 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+from skygraft.disk import FileIdentity
 from skygraft.records.file_checksums import problem_of, read_checksum
 from skygraft.records.files import RECORD_SUFFIX, TRUTH_SUFFIX, Layout
 from skygraft.records.image_record import parse_record
 from skygraft.records.packs import (
     PACK_NAME,
     REOPENED_SUFFIX,
-    FileState,
     PackIndex,
     PackWriter,
-    file_names,
-    read_file,
+    PatchFiles,
     read_index,
-    single_names,
-    stat_file,
 )
 
-__all__ = ["pack_patch"]
+__all__ = ["ImageFiles", "pack_patch"]
+
+type ImageFiles = Mapping[str, tuple[bytes, FileIdentity]]
+"""Content and identity of the record and the truth table of an image, by suffix."""
 
 _SUFFIXES = (RECORD_SUFFIX, TRUTH_SUFFIX)
+_NOTHING: Mapping[str, ImageFiles] = MappingProxyType({})
 
 
-def pack_patch(layout: Layout, tract: int, patch: int, images: Mapping[str, str]) -> dict[str, str]:
+def pack_patch(
+    layout: Layout, tract: int, patch: int, images: Mapping[str, str], known: Mapping[str, ImageFiles] = _NOTHING
+) -> dict[str, str]:
     """Pack the records and truth tables of the images of a patch that are done; nothing if they are packed already.
 
     Every record and truth table is compared with its checksums on the way: damage is not packed.
@@ -45,6 +50,8 @@ def pack_patch(layout: Layout, tract: int, patch: int, images: Mapping[str, str]
         The patch.
     images : mapping of str to str
         Image ids of the patch, by stem. Of other images what is packed stays, and what is not is left alone.
+    known : mapping of str to ImageFiles
+        Of some of these, by stem, what was read and compared with the checksums already, and is not read again.
 
     Returns
     -------
@@ -59,35 +66,33 @@ def pack_patch(layout: Layout, tract: int, patch: int, images: Mapping[str, str]
     OutputError
         If the pack cannot be written; all files are then left as they were.
     """
-    folder = layout.patch_folder(layout.records, tract, patch)
-    pack, names = folder / PACK_NAME, single_names(folder)
+    files = PatchFiles(str(layout.patch_folder(layout.records, tract, patch)))
+    pack = Path(files.folder, PACK_NAME)
     checksum, index = layout.checksum(pack), read_index(pack)
-    available = file_names(folder)
+    available = files.names | files.packed.keys()
     stems = {stem for stem in {*images, *index.image_ids} if all(stem + suffix in available for suffix in _SUFFIXES)}
-    single = {stem + suffix for stem in stems for suffix in _SUFFIXES} & names
-    reopened = [name for name in names if name.endswith(REOPENED_SUFFIX)]
+    single = {stem + suffix for stem in stems for suffix in _SUFFIXES} & files.names
+    reopened = [name for name in files.names if name.endswith(REOPENED_SUFFIX)]
     if not single and not reopened and _is_sound(pack, checksum, index):
         return {}
     damaged: dict[str, str] = {}
-    states: dict[str, FileState] = {}
+    states: dict[str, FileIdentity] = {}
     with PackWriter(pack, checksum) as writer:
         for stem in sorted(stems):
             image_id = images.get(stem) or index.image_ids[stem]
-            paths = {suffix: folder / (stem + suffix) for suffix in _SUFFIXES}
-            found = {suffix: stat_file(path) for suffix, path in paths.items()}
-            contents = _checked(paths, image_id, layout)
-            if isinstance(contents, str):
-                damaged[image_id] = contents
+            found = (known.get(stem) if stem in images else None) or _checked(files, stem, image_id, layout)
+            if isinstance(found, str):
+                damaged[image_id] = found
                 continue
-            writer.add(stem, image_id, {suffix: (contents[suffix], found[suffix]) for suffix in _SUFFIXES})
-            states |= {paths[suffix].name: state for suffix, state in found.items()}
+            writer.add(stem, image_id, found)
+            states |= {stem + suffix: state for suffix, (_, state) in found.items()}
     for name in reopened:  # first: with it, and without the single record, the record in the new pack would not count
-        (folder / name).unlink(missing_ok=True)
+        Path(files.folder, name).unlink(missing_ok=True)
     for name in sorted(single & states.keys()):
         with contextlib.suppress(FileNotFoundError):
             # A task that was given up for lost may have replaced it meanwhile.
-            if FileState.of((folder / name).stat()) == states[name]:
-                (folder / name).unlink()
+            if files.stat_single(name) == states[name]:
+                os.unlink(f"{files.folder}/{name}")  # noqa: PTH108  (a Path for each of a million takes as long)
     return damaged
 
 
@@ -99,21 +104,21 @@ def _is_sound(pack: Path, checksum: Path, index: PackIndex) -> bool:
     return not index.changed and known is not None and not problem_of(pack, known, most=0)
 
 
-def _checked(paths: Mapping[str, Path], image_id: str, layout: Layout) -> dict[str, bytes] | str:
-    """Contents of the record and the truth table of an image, by suffix; or what is wrong with them."""
-    path, part = paths[RECORD_SUFFIX], paths[TRUTH_SUFFIX]
+def _checked(files: PatchFiles, stem: str, image_id: str, layout: Layout) -> ImageFiles | str:
+    """The record and the truth table of an image; or what is wrong with them."""
+    path, part = (f"{files.folder}/{stem}{suffix}" for suffix in _SUFFIXES)
     try:
-        content = read_file(path)
-        record = parse_record(content, image_id, path)
+        record_file = files.read(stem + RECORD_SUFFIX)
+        record = parse_record(record_file[0], image_id, path)
     except OSError as error:
         return f"its record {path} cannot be read ({error.strerror or error})"
     if record is None:
         return f"its record {path} is damaged"
     try:
-        truth = read_file(part)
+        truth_file = files.read(stem + TRUTH_SUFFIX)
     except OSError as error:
         return f"its truth table {part} cannot be read ({error.strerror or error})"
-    written = record["outputs"].get(part.relative_to(layout.root).as_posix(), {})
-    if hashlib.sha256(truth).hexdigest() != written.get("sha256"):
+    written = record["outputs"].get(Path(part).relative_to(layout.root).as_posix(), {})
+    if hashlib.sha256(truth_file[0]).hexdigest() != written.get("sha256"):
         return f"its truth table {part} is not the one that its record names"
-    return {RECORD_SUFFIX: content, TRUTH_SUFFIX: truth}
+    return {RECORD_SUFFIX: record_file, TRUTH_SUFFIX: truth_file}

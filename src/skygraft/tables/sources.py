@@ -8,9 +8,12 @@ They read the truth tables of every home patch whose images read the patch's sou
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,7 +56,11 @@ _BAND_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }
 _ALL_BANDS = ("n_images", "n_drawn", "n_primary", "first_mjd", "last_mjd", "flags")
 _MEANS = ("flux_fraction", "aperture_fraction", "psf_fwhm")
+_THREADS = 4
+"""That read tables at most, while they are joined."""
 _SMALL_ROWS = 32_768
+_KEPT_ROWS, _LEAST_ROWS = 32 * _SMALL_ROWS, 8192
+"""Rows of truth tables that are kept at most, each of 100 bytes; and as how many a small table counts."""
 _AGAIN = "Delete it and run the campaign again (`skygraft run`), which rebuilds it"
 
 
@@ -170,32 +177,47 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
         catalog = _catalog_table(content, part)
         tally = _Tally(numbers(catalog["injection_id"]), bands, _windows(catalog))
         for tract, patch, truth in sources.homes:
-            table_path = layout.truth_table(tract, patch)
-            for rows in _small(str(table_path), truth) or read_groups(table_path, _TRUTH_COLUMNS, fix=_AGAIN):
+            for rows in _truth_rows(layout.truth_table(tract, patch), truth):
                 tally.add(rows)
         table = _table(catalog, tally, inside=sources.tract >= 0)
         with TableWriter(path, layout.checksum(path), table.schema, repeated=("source_type",)) as writer:
             writer.write(table)
             writer.note |= {"fingerprint": fingerprint, "n_on_images": int(np.count_nonzero(tally.drawn_anywhere()))}
-        note, written = note_of(path, layout.checksum(path)), True
-    if note is None:
-        raise CampaignError("the table that was just written is gone", path=path, fix="Leave the output folder alone")
+        note, written = writer.written, True
     return SourcesDigest(
         sources.tract, sources.patch, note.n_rows, int(note.content["n_on_images"]), fingerprint, written
     )
 
 
-@functools.lru_cache(maxsize=32)
-def _small(path: str, fingerprint: str) -> tuple[pa.Table, ...]:
-    """A truth table that is small enough to be kept for the next patches, which are its neighbours; else empty."""
-    del fingerprint  # tells one version of the table from another
-    found, n_rows = [], 0
-    for rows in read_groups(Path(path), _TRUTH_COLUMNS, fix=_AGAIN):
-        found.append(rows)
+def _truth_rows(path: Path, fingerprint: str) -> Iterator[pa.Table]:
+    """The rows of a truth table; those of a small one are kept for the next patches, which are its neighbours."""
+    key = str(path), fingerprint  # which tells one version of the table from another
+    if (known := _KEPT.pop(key, None)) is not None:
+        _KEPT[key] = known  # the last to go
+        yield from known
+        return
+    found: list[pa.Table] = []
+    n_rows = 0
+    for rows in read_groups(path, _TRUTH_COLUMNS, fix=_AGAIN):
         n_rows += rows.num_rows
-        if n_rows > _SMALL_ROWS:
-            return ()
-    return tuple(found)
+        if n_rows <= _SMALL_ROWS:
+            found.append(rows)
+        else:
+            found.clear()
+        yield rows
+    if n_rows <= _SMALL_ROWS:
+        _KEPT[key] = tuple(found)
+        while len(_KEPT) > 1 and _kept_rows() > _KEPT_ROWS:
+            del _KEPT[next(iter(_KEPT))]
+
+
+_KEPT: dict[tuple[str, str], tuple[pa.Table, ...]] = {}
+"""The last truth tables that were read by this process, the latest last."""
+
+
+def _kept_rows() -> int:
+    """Rows of truth that are kept; a table with few counts as some, for what it takes besides."""
+    return sum(_LEAST_ROWS + sum(map(len, tables)) for tables in _KEPT.values())
 
 
 def _catalog_bytes(part: Path, sha256: str) -> bytes:
@@ -217,7 +239,7 @@ def _catalog_bytes(part: Path, sha256: str) -> bytes:
 def _catalog_table(content: bytes, part: Path) -> pa.Table:
     try:
         with pq.ParquetFile(pa.BufferReader(content)) as file:
-            table = file.read()
+            table = file.read(use_threads=False)
     except pa.ArrowException as error:
         raise _catalog_error(part, error) from error
     return table if ascends(numbers(table["injection_id"])) else table.sort_by("injection_id")
@@ -408,9 +430,36 @@ def join_sources(sources: CampaignSources, *, output: str) -> bool:
     schema = pa.schema([first.field(0), pa.field("tract", pa.int64()), pa.field("patch", pa.int64()), *list(first)[1:]])
     repeated = ("source_type", "tract", "patch")
     with TableWriter(path, layout.checksum(path), schema, repeated=repeated) as writer:
-        for tract, patch in sources.patches:
-            for rows in read_groups(layout.source_table(tract, patch), fix=_AGAIN):
+        for (tract, patch), tables in _read_ahead(layout, sources.patches):
+            for rows in tables:
                 keys = [arrow_array(np.full(rows.num_rows, value, dtype=np.int64)) for value in (tract, patch)]
                 writer.write(pa.Table.from_arrays([rows.column(0), *keys, *rows.columns[1:]], schema=schema))
         writer.note["fingerprint"] = sources.fingerprint
     return True
+
+
+def _read_ahead(
+    layout: Layout, patches: Sequence[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], Iterable[pa.Table]]]:
+    """Yield the tables of patches in their order, which some threads read meanwhile: a millisecond for each of them."""
+
+    def read(patch: tuple[int, int]) -> Iterable[pa.Table]:
+        path = layout.source_table(*patch)
+        groups = read_groups(path, fix=_AGAIN)
+        # Of one that is large only the first rows, so that few of them are in memory.
+        return itertools.chain([first], groups) if (first := next(groups, None)) is not None else ()
+
+    threads = min(len(os.sched_getaffinity(0)), _THREADS)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[tuple[int, int], Future[Iterable[pa.Table]]]] = deque()
+        try:
+            for patch in patches:
+                waiting.append((patch, pool.submit(read, patch)))
+                if len(waiting) > 4 * threads:
+                    done, found = waiting.popleft()
+                    yield done, found.result()
+            while waiting:
+                done, found = waiting.popleft()
+                yield done, found.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -23,17 +23,19 @@ from numpy.typing import NDArray
 from skygraft.catalog import Flag
 from skygraft.catalog.io import arrow_array
 from skygraft.catalog.truth_columns import TRUTH_COLUMNS, TruthColumn
+from skygraft.disk import FileIdentity, atomic_path
 from skygraft.json_text import parse_json
-from skygraft.records.files import Layout, digest, write_json
-from skygraft.records.image_record import read_record
-from skygraft.records.packs import file_exists, stat_file
+from skygraft.records.files import RECORD_SUFFIX, TRUTH_SUFFIX, Layout, digest, json_text
+from skygraft.records.image_record import parse_record, unreadable_record
+from skygraft.records.known_packs import PackedPatch, packed_patch
+from skygraft.records.packs import DamagedPackError, PatchFiles, file_exists
 from skygraft.skymap import SkyMap, get_skymap
 from skygraft.skymap.healpix import HealpixSkyMap
-from skygraft.tables.arrow import ROWS, TableWriter, ascends, note_of, numbers, with_units
+from skygraft.tables.arrow import ROWS, TableNote, TableWriter, note_of, numbers, with_units
 from skygraft.tables.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.tables.neighbours import PatchImages, PlacedImage
-from skygraft.tables.packing import pack_patch
-from skygraft.tables.truth_parts import DamagedTruthError, read_truth_part
+from skygraft.tables.packing import ImageFiles, pack_patch
+from skygraft.tables.truth_parts import DamagedTruthError, parse_truth_part, unreadable_part
 
 __all__ = ["TABLE_COLUMNS", "TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "consolidate_truth"]
 
@@ -42,6 +44,9 @@ TABLE_VERSION = 3
 
 MEMORY_VERSION = 3
 """Counts changes of what is remembered of a patch."""
+
+_KEPT_BYTES = 64 << 20
+"""Of the records and truth tables of a patch that are kept until they are packed."""
 
 _OWNER = "the patch of the sky map that owns (`ra`, `dec`); -1 where none does"
 
@@ -101,6 +106,8 @@ class PatchDigest:
         Images whose record or truth is damaged, and a description of the damage; they count as not done.
     looked, written : bool
         Whether the records were read, and the table written, this time.
+    packed : PackedPatch or None
+        What is known of the pack of the images, if they are packed.
     """
 
     tract: int
@@ -120,10 +127,11 @@ class PatchDigest:
     problems: tuple[tuple[str, str], ...] = ()
     looked: bool = field(default=True, compare=False)
     written: bool = field(default=False, compare=False)
+    packed: PackedPatch | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The digest as JSON types."""
-        return asdict(self)
+        """The digest as JSON types, without what is known of the pack."""
+        return {name: value for name, value in asdict(self).items() if name != "packed"}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> PatchDigest:
@@ -167,24 +175,32 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any, pack: bo
     table = layout.truth_table(images.tract, images.patch)
     base = digest([TABLE_VERSION, sky.to_dict(), images.tract, images.patch])
     # Before the records are read: one that is written meanwhile is then noticed the next time.
-    stamps, newest = _stamps(layout, images)
-    of = digest([MEMORY_VERSION, base, asdict(images), stamps])
-    known = _recall(memory, of, newest, table, layout.checksum(table))
-    made = known
+    folders = _Folders(layout)
+    stamps, newest = _stamps(folders, images)
+    of = digest([MEMORY_VERSION, base, vars(images), stamps])
+    kept = _Kept(_KEPT_BYTES if pack else 0)
+    made = _recall(memory, of, newest, table, layout.checksum(table))
     if made is None:
         _forget(memory)
-        made = _consolidate(images, layout, sky, base)
+        made = _consolidate(images, folders, sky, base, kept)
         if not made.problems:
-            found = {"of": of, "table": _stamp(table), "digest": made.to_dict()}
-            write_json(memory, found | {"checksum": digest(found)})
+            _remember(memory, {"of": of, "table": _stamp(table), "digest": made.to_dict()})
     if pack:
         left_out = {image_id for image_id, _ in made.problems}
         stems = {image.stem: image.image_id for image in images.images if image.image_id not in left_out}
-        damaged = pack_patch(layout, images.tract, images.patch, stems)
+        damaged = pack_patch(layout, images.tract, images.patch, stems, kept.files)
         if damaged:
             _forget(memory)
-            made = _consolidate(images, layout, sky, base, damaged)
+            made = _consolidate(images, _Folders(layout), sky, base, _Kept(0), damaged)
+        stems = {image.stem: image.image_id for image in images.images}
+        made = replace(made, packed=packed_patch(layout, images.tract, images.patch, stems))
     return made
+
+
+def _remember(memory: Path, content: dict[str, Any]) -> None:
+    # Not synced: where a power cut takes it away, the records are read again.
+    with atomic_path(memory, sync=False) as temporary:
+        temporary.write_text(json_text(content | {"checksum": digest(content)}), encoding="utf-8")
 
 
 def _forget(memory: Path) -> None:
@@ -192,23 +208,58 @@ def _forget(memory: Path) -> None:
         memory.unlink(missing_ok=True)
 
 
-def _stamps(layout: Layout, images: PatchImages) -> tuple[str, int]:
+class _Folders:
+    """The folders of records of a patch and its neighbours, each listed once."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._found: dict[tuple[int, int], PatchFiles] = {}
+
+    def of(self, image: PlacedImage) -> PatchFiles:
+        """The folder of an image."""
+        key = image.tract, image.patch
+        if key not in self._found:
+            self._found[key] = PatchFiles(str(self.layout.patch_folder(self.layout.records, *key)))
+        return self._found[key]
+
+
+class _Kept:
+    """Records and truth tables that were read and found whole, for packing, which need not read them again.
+
+    Parameters
+    ----------
+    most : int
+        Bytes that are kept: what comes later is read again.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.files: dict[str, ImageFiles] = {}
+        self._left = most
+
+    def add(self, stem: str, files: ImageFiles) -> None:
+        """Keep the files of an image, if there is room."""
+        self._left -= sum(len(content) for content, _ in files.values())
+        if self._left >= 0:
+            self.files[stem] = files
+
+
+def _stamps(folders: _Folders, images: PatchImages) -> tuple[str, int]:
     """Fingerprint of the records that there are and of their times; and the latest of the times, ns."""
     sha, newest = hashlib.sha256(), 0
     for image in (*images.images, *images.neighbours):
-        stamp = _stamp(layout.record(image.tract, image.patch, image.stem))
+        stamp = _stamp_of(folders.of(image).stat(image.stem + RECORD_SUFFIX))
         sha.update(f"{stamp};".encode())
         newest = max(newest, *stamp[2:]) if stamp else newest
     return sha.hexdigest(), newest
 
 
 def _stamp(path: Path) -> list[int]:
+    return _stamp_of(FileIdentity.find(path))
+
+
+def _stamp_of(file: FileIdentity | None) -> list[int]:
     """What tells one version of a file from another: files appear by renaming, so a new one has a new inode or time."""
-    try:
-        state = stat_file(path)
-    except FileNotFoundError:
-        return []
-    return [state.inode, state.n_bytes, state.mtime_ns, state.ctime_ns]
+    return [] if file is None else [file.inode, file.n_bytes, file.mtime_ns, file.ctime_ns]
 
 
 def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> PatchDigest | None:
@@ -234,8 +285,9 @@ class _Done:
 
     image_id: str
     here: bool
-    record: Path
-    part: Path
+    stem: str
+    folder: PatchFiles
+    record: tuple[bytes, FileIdentity]
     sha256: str
     instrument: str | None
     visit: int | None
@@ -248,6 +300,11 @@ class _Done:
     software: str
     host: str
     pixel_version: int
+
+    @property
+    def part(self) -> str:
+        """The file of its truth table."""
+        return f"{self.folder.folder}/{self.stem}{TRUTH_SUFFIX}"
 
     @property
     def identity(self) -> list[Any]:
@@ -263,19 +320,28 @@ class _DamagedError(Exception):
         self.done = done
 
 
-def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | tuple[str, str] | None:
+def _look(image: PlacedImage, folders: _Folders, *, here: bool) -> _Done | tuple[str, str] | None:
     """Read the record of an image; the problem if it is damaged, None if there is none."""
-    path = layout.record(image.tract, image.patch, image.stem)
-    record = read_record(path, image.image_id)
+    folder, name, layout = folders.of(image), image.stem + RECORD_SUFFIX, folders.layout
+    path = f"{folder.folder}/{name}"
+    try:
+        content, state = folder.read(name)
+        record = parse_record(content, image.image_id, path)
+    except (FileNotFoundError, DamagedPackError):
+        record = None
+    except OSError as error:
+        raise unreadable_record(path, error) from error
     if record is None:
-        return _problem(image.image_id, f"its record {path} is damaged") if file_exists(path) else None
-    part, outputs = layout.truth_part(image.tract, image.patch, image.stem), record["outputs"]
+        return _problem(image.image_id, f"its record {path} is damaged") if file_exists(Path(path)) else None
+    outputs = record["outputs"]
+    part = f"{layout.records.name}/tract={image.tract}/patch={image.patch}/{image.stem}{TRUTH_SUFFIX}"
     return _Done(
         image.image_id,
         here,
-        path,
-        part,
-        outputs.get(part.relative_to(layout.root).as_posix(), {}).get("sha256", ""),
+        image.stem,
+        folder,
+        (content, state),
+        outputs.get(part, {}).get("sha256", ""),
         image.instrument,
         image.visit,
         image.detector,
@@ -291,27 +357,32 @@ def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | tuple[st
 
 
 def _consolidate(
-    images: PatchImages, layout: Layout, skymap: SkyMap, base: str, damaged: Mapping[str, str] | None = None
+    images: PatchImages,
+    folders: _Folders,
+    skymap: SkyMap,
+    base: str,
+    kept: _Kept,
+    damaged: Mapping[str, str] | None = None,
 ) -> PatchDigest:
     """Bring a patch up to date with its records; `damaged` says what is wrong with some images, by image id."""
-    tract, patch, known = images.tract, images.patch, damaged or {}
+    tract, patch, known, layout = images.tract, images.patch, damaged or {}, folders.layout
     seen = [
-        _problem(image.image_id, known[image.image_id]) if image.image_id in known else _look(image, layout, here=True)
+        _problem(image.image_id, known[image.image_id]) if image.image_id in known else _look(image, folders, here=True)
         for image in images.images
     ]
     problems = [one for one in seen if isinstance(one, tuple)]
     found = [one for one in seen if isinstance(one, _Done)]
     if found:
         # Damage of a neighbour is reported by its own patch.
-        others = (_look(image, layout, here=False) for image in images.neighbours)
+        others = (_look(image, folders, here=False) for image in images.neighbours)
         found = sorted([*found, *(one for one in others if isinstance(one, _Done))], key=lambda done: done.image_id)
     table, written = layout.truth_table(tract, patch), False
     checksum = layout.checksum(table)
     note = note_of(table, checksum)
     if found and (note is None or note.fingerprint != _fingerprint(base, found)):
-        found, unreadable = _write(table, checksum, found, skymap, base, tract, patch)
+        found, unreadable, note = _write(table, checksum, found, skymap, base, tract, patch, kept)
         problems += unreadable
-        note, written = note_of(table, checksum), True
+        written = True
     found = [done for done in found if done.here]
     if not found:
         table.unlink(missing_ok=True)
@@ -349,31 +420,40 @@ def _count[Value: (str, int)](values: Iterable[Value]) -> tuple[tuple[Value, int
 
 
 def _write(
-    table: Path, checksum: Path, found: list[_Done], skymap: SkyMap, base: str, tract: int, patch: int
-) -> tuple[list[_Done], list[tuple[str, str]]]:
-    """Write the table of the images found; returns those that are in it, and the problems of the others."""
+    table: Path,
+    checksum: Path,
+    found: list[_Done],
+    skymap: SkyMap,
+    base: str,
+    tract: int,
+    patch: int,
+    kept: _Kept,
+) -> tuple[list[_Done], list[tuple[str, str]], TableNote | None]:
+    """Write the table of the images found; returns those that are in it, the problems of the others, and its note."""
     problems: list[tuple[str, str]] = []
+    note = None
     while any(done.here for done in found):
         try:
             with TableWriter(table, checksum, TRUTH_SCHEMA, repeated=_REPEATED) as writer:
                 bands: set[str] = set()
-                for rows in _rows(found, skymap, tract, patch):
+                for rows in _rows(found, skymap, tract, patch, kept):
                     bands.update(rows.column("band").unique().to_pylist())
                     writer.write(rows)
                 writer.note |= {"fingerprint": _fingerprint(base, found), "bands": sorted(bands)}
+            note = writer.written
             break
         except _DamagedError as damage:
             if damage.done.here:
                 problems.append(_problem(damage.done.image_id, str(damage)))
             found = [done for done in found if done is not damage.done]
-    return found, problems
+    return found, problems, note
 
 
-def _rows(found: Sequence[_Done], skymap: SkyMap, tract: int, patch: int) -> Iterator[pa.Table]:
+def _rows(found: Sequence[_Done], skymap: SkyMap, tract: int, patch: int, kept: _Kept) -> Iterator[pa.Table]:
     """Yield the images' rows in pieces: many images at a time are much quicker than one after the other."""
     primaries, waiting, n_waiting = _Primaries(), [], 0
     for done in found:
-        part = _read_part(done)
+        part = _read_part(done, kept)
         waiting.append((done, part))
         n_waiting += part.num_rows
         if n_waiting >= ROWS:
@@ -383,30 +463,47 @@ def _rows(found: Sequence[_Done], skymap: SkyMap, tract: int, patch: int) -> Ite
         yield _annotated(waiting, skymap, tract, patch, primaries)
 
 
-def _read_part(done: _Done) -> pa.Table:
+def _read_part(done: _Done, kept: _Kept) -> pa.Table:
     try:
-        table = read_truth_part(done.part, done.sha256)
+        try:
+            truth = done.folder.read(done.stem + TRUTH_SUFFIX)
+        except OSError as error:
+            raise unreadable_part(done.part, error) from error
+        table = parse_truth_part(truth[0], done.sha256, done.part)
     except DamagedTruthError as error:
         raise _DamagedError(done, str(error)) from error
+    if done.here and done.stem not in kept.files:
+        kept.add(done.stem, {RECORD_SUFFIX: done.record, TRUTH_SUFFIX: truth})
+    if table.schema.equals(_PART_SCHEMA):
+        return table
     try:
         missing = set(_PART_SCHEMA.names) - set(table.column_names)
         if missing:
             raise _DamagedError(done, f"its truth table {done.part} has no column {min(missing)!r}")
         table = table.select(_PART_SCHEMA.names)
-        if not table.schema.equals(_PART_SCHEMA):
-            table = table.cast(_PART_SCHEMA)
+        return table if table.schema.equals(_PART_SCHEMA) else table.cast(_PART_SCHEMA)
     except pa.ArrowException as error:
         raise _DamagedError(done, f"its truth table {done.part} cannot be read ({error})") from error
-    return table if ascends(numbers(table["injection_id"])) else table.sort_by("injection_id")
+
+
+def _joined(parts: Sequence[pa.Table]) -> tuple[pa.Table, NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of all parts, sorted by injection id within each; the part of each row, and where each begins."""
+    counts = [part.num_rows for part in parts]
+    image, starts = np.repeat(np.arange(len(parts)), counts), np.cumsum([0, *counts])
+    rows = pa.concat_tables(parts)
+    ids = numbers(rows["injection_id"])
+    falls = image[1:][(ids[1:] <= ids[:-1]) & (image[1:] == image[:-1])]
+    if falls.size:
+        unsorted = set(falls.tolist())
+        rows = pa.concat_tables(part.sort_by("injection_id") if i in unsorted else part for i, part in enumerate(parts))
+    return rows, image, starts
 
 
 def _annotated(
     parts: Sequence[tuple[_Done, pa.Table]], skymap: SkyMap, tract: int, patch: int, primaries: _Primaries
 ) -> pa.Table:
     """Add to the truth of images what the images are, and where on the sky map their sources lie."""
-    rows = pa.concat_tables([part.replace_schema_metadata() for _, part in parts])
-    counts = [part.num_rows for _, part in parts]
-    image = np.repeat(np.arange(len(parts)), counts)
+    rows, image, starts = _joined([part for _, part in parts])
     ra, dec, ids = numbers(rows["ra"]), numbers(rows["dec"]), numbers(rows["injection_id"])
     source_tract, source_patch = _locate(skymap, ra, dec)
     patch_inner = _in_patch(skymap, tract, patch, ra, dec, source_tract, source_patch)
@@ -414,14 +511,14 @@ def _annotated(
     no_visit = np.array([done.visit is None for done, _ in parts])[image]
     on_image = (numbers(rows["flags"]) & int(Flag.CENTER_OFF_IMAGE)) == 0
     wanted = on_image & (numbers(rows["stamp_size"]) > 0) & (~no_visit | (patch_inner & tract_inner))
-    primary = np.zeros(len(image), dtype=np.bool_)
-    stop = 0
-    for done, part in parts:
-        mine = slice(stop, stop := stop + part.num_rows)
-        if part.num_rows:
-            # Two instruments may number their visits alike; a coadd has neither.
-            whose = (done.visit, done.instrument) if done.visit is not None else None
-            primary[mine] = primaries.take((part["band"][0].as_py(), whose), ids[mine], wanted[mine])
+    filled = np.flatnonzero(np.diff(starts))
+    group = np.zeros(len(parts), dtype=np.int64)
+    bands = rows["band"].take(arrow_array(starts[filled])).to_pylist()
+    for place, band in zip(filled.tolist(), bands, strict=True):
+        done = parts[place][0]
+        # Two instruments may number their visits alike; a coadd has neither.
+        group[place] = primaries.group(band, (done.visit, done.instrument) if done.visit is not None else None)
+    primary = primaries.take(group[image], ids, image, wanted)
     visits = np.array([done.visit or 0 for done, _ in parts], dtype=np.int64)
     detectors = np.array([done.detector or "" for done, _ in parts], dtype=np.str_)
     no_detector = np.array([done.detector is None for done, _ in parts])
@@ -488,12 +585,39 @@ class _Primaries:
     """
 
     def __init__(self) -> None:
-        self._taken: dict[Any, NDArray[np.int64]] = {}
+        self._groups: dict[Any, int] = {}
+        self._taken = np.empty((2, 0), dtype=np.int64)
 
-    def take(self, group: Any, ids: NDArray[np.int64], wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """True for those of the wanted rows that are the first of their source."""
-        taken = self._taken.get(group)
-        first = wanted if taken is None else wanted & ~np.isin(ids, taken)
-        new = ids[first]
-        self._taken[group] = new if taken is None else np.concatenate([taken, new])
-        return first
+    def group(self, *key: Any) -> int:
+        """The number of a group of images."""
+        return self._groups.setdefault(key, len(self._groups))
+
+    def take(
+        self,
+        group: NDArray[np.int64],
+        ids: NDArray[np.int64],
+        image: NDArray[np.int64],
+        wanted: NDArray[np.bool_],
+    ) -> NDArray[np.bool_]:
+        """True for those of the wanted rows whose image is the first of its group that has a wanted row of the source.
+
+        Parameters
+        ----------
+        group, ids, image : ndarray of int, shape (N,)
+            Group and source of each row, and its image's place, which ascends.
+        wanted : ndarray of bool, shape (N,)
+            Rows that may be primary.
+        """
+        rows = np.flatnonzero(wanted)
+        keys = np.concatenate([self._taken, np.stack([group[rows], ids[rows]])], axis=1)
+        place = np.concatenate([np.full(self._taken.shape[1], -1), image[rows]])
+        order = np.lexsort((place, keys[1], keys[0]))
+        keys = keys[:, order]
+        new = np.r_[True, np.any(keys[:, 1:] != keys[:, :-1], axis=0)][: order.size]
+        first = place[order][new][np.cumsum(new) - 1]
+        is_first = np.zeros(order.size, dtype=np.bool_)
+        is_first[order] = place[order] == first
+        found = np.zeros(ids.size, dtype=np.bool_)
+        found[rows] = is_first[self._taken.shape[1] :]
+        self._taken = keys[:, new]
+        return found

@@ -18,7 +18,17 @@ from skygraft.disk import atomic_path
 from skygraft.errors import CampaignError
 from skygraft.records.packs import read_file
 
-__all__ = ["DamagedTruthError", "read_truth_part", "write_truth_dataset", "write_truth_part"]
+__all__ = [
+    "DamagedTruthError",
+    "parse_truth_part",
+    "read_truth_part",
+    "unreadable_part",
+    "write_truth_dataset",
+    "write_truth_part",
+]
+
+_READING = pa.ipc.IpcReadOptions(use_threads=False)
+"""To hand the columns of a few rows to other threads takes five times as long as to read them."""
 
 
 def write_truth_part(path: Path, truth: QTable | pa.Table) -> None:
@@ -68,17 +78,30 @@ def read_truth_part(path: Path, sha256: str) -> pa.Table:
     try:
         content = read_file(path)
     except OSError as error:
-        raise _damaged(f"cannot be read ({error.strerror or error})", path) from error
+        raise unreadable_part(path, error) from error
+    return parse_truth_part(content, sha256, path)
+
+
+def parse_truth_part(content: bytes, sha256: str, path: str | Path) -> pa.Table:
+    """The truth of an image from the bytes of a file of that path; raises as `read_truth_part`."""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise _damaged("is not the one that its record names", path)
     try:
-        with pa.ipc.open_file(pa.BufferReader(content)) as file:
+        with pa.ipc.open_file(pa.BufferReader(content), options=_READING) as file:
             return _with_objects(file.read_all())
     except pa.ArrowException as error:
         raise _damaged(f"cannot be read ({error})", path) from error
 
 
+def unreadable_part(path: str | Path, error: OSError) -> DamagedTruthError:
+    """The error for a truth part that cannot be opened."""
+    return _damaged(f"cannot be read ({error.strerror or error})", path)
+
+
 def _with_objects(table: pa.Table) -> pa.Table:
+    schema = table.schema
+    if min(schema.get_field_index("group_id"), schema.get_field_index("object_id")) >= 0:
+        return table
     if "injection_id" not in table.column_names:
         return table
     place = table.column_names.index("injection_id") + 1
@@ -89,7 +112,7 @@ def _with_objects(table: pa.Table) -> pa.Table:
     return table
 
 
-def _damaged(what: str, path: Path) -> DamagedTruthError:
+def _damaged(what: str, path: str | Path) -> DamagedTruthError:
     return DamagedTruthError(
         f"the truth table {what}",
         path=path,
