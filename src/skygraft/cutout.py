@@ -45,7 +45,8 @@ def cut(exposure: Exposure, rows: range, columns: range) -> Exposure:
 
     x0, y0 = exposure.xy0
     where = np.s_[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
-    planes = exposure.planes.isel(y=where[0], x=where[1]).copy(deep=True)
+    # Of an exposure that was opened lazily, these pixels are read here, and no others.
+    planes = exposure.planes.isel(y=where[0], x=where[1]).copy(deep=True).load()
     changes: dict[str, Any] = {}
     gain = np.asarray(exposure.gain)
     if gain.shape == exposure.shape:

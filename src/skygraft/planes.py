@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import FormatError
 
-__all__ = ["add_mask_plane", "make_planes", "mask_bit"]
+__all__ = ["add_mask_plane", "make_planes", "mask_bit", "plane_attrs"]
 
 PLANE_DIMS = ("y", "x")
 
@@ -60,20 +60,32 @@ def make_planes(
     for name, array in arrays.items():
         if array.shape != image.shape:
             raise FormatError(f"the {name} plane has shape {array.shape}, the image {image.shape}")
-    named = dict(mask_planes or {})
-    attrs: dict[str, dict[str, Any]] = {
-        "image": {"units": units},
-        "variance": {"units": f"({units})**2"},
-        "mask": {
-            "flag_masks": np.array([1 << bit for bit in named.values()], dtype=np.int64).astype(np.int32),
-            "flag_meanings": " ".join(named),
-        },
-    }
+    attrs = plane_attrs(mask_planes or {}, units)
     x0, y0 = xy0
     return xr.Dataset(
         {name: (PLANE_DIMS, array, attrs[name]) for name, array in arrays.items()},
         coords={"y": np.arange(y0, y0 + ny), "x": np.arange(x0, x0 + nx)},
     )
+
+
+def plane_attrs(mask_planes: Mapping[str, int], units: str) -> dict[str, dict[str, Any]]:
+    """Return the attributes of the planes by name: units, and the names of the mask's bits.
+
+    Parameters
+    ----------
+    mask_planes : mapping of str to int
+        Name of each plane to its *bit number*.
+    units : str
+        Unit of the image.
+    """
+    return {
+        "image": {"units": units},
+        "variance": {"units": f"({units})**2"},
+        "mask": {
+            "flag_masks": np.array([1 << bit for bit in mask_planes.values()], dtype=np.int64).astype(np.int32),
+            "flag_meanings": " ".join(mask_planes),
+        },
+    }
 
 
 def mask_bit(planes: xr.Dataset, name: str) -> int | None:

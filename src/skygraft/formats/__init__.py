@@ -7,6 +7,7 @@ from skygraft.formats.base import Format, ImageCalibration, ImageFootprint, Read
 from skygraft.formats.registry import (
     format_names,
     get_format,
+    open_exposure,
     read_calibration,
     read_exposure,
     read_footprint,
@@ -23,6 +24,7 @@ __all__ = [
     "ReadOptions",
     "format_names",
     "get_format",
+    "open_exposure",
     "read_calibration",
     "read_exposure",
     "read_footprint",

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from astropy.wcs.wcsapi import BaseLowLevelWCS
@@ -32,6 +32,8 @@ from skygraft.errors import (
 )
 from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, DataId, Exposure, VisitInfo
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
+from skygraft.place_names import is_copy
+from skygraft.places import bring
 from skygraft.psf import PSF, Box
 from skygraft.wcs import footprint, pixel_scale
 
@@ -40,6 +42,7 @@ __all__ = [
     "CAUTION",
     "FILES",
     "NO_PHOTO_CALIB",
+    "Chunks",
     "Format",
     "ImageCalibration",
     "ImageFootprint",
@@ -50,6 +53,8 @@ __all__ = [
 ]
 
 type StrPath = str | os.PathLike[str]
+type Chunks = int | Mapping[Any, Any] | Literal["auto"] | None
+"""Sizes of the arrays of Dask that planes are opened as; None for none."""
 
 FILES = "files"
 """Key of `Exposure.extra`: each file the exposure was read from, path to `skygraft.disk.FileIdentity`, image first."""
@@ -472,6 +477,28 @@ class Format(abc.ABC):
         ------
         CorruptFileError, MissingWcsError, CalibrationError, FormatError, ConfigError
         """
+
+    def open(self, path: StrPath, *, chunks: Chunks = None, **options: Any) -> Exposure:
+        """Open an exposure whose planes are read when they are asked for, with the same values as those of `read`.
+
+        The default reads the whole image. A format should override it if it can read parts of its planes
+        (`skygraft.formats.parts`).
+
+        Parameters
+        ----------
+        path : path-like
+            The image; of one in a store, where its headers and tables are (`skygraft.places.for_headers`).
+        chunks : optional
+            As of `xarray.open_dataset`.
+        **options
+            Fields of `Options`.
+
+        Returns
+        -------
+        Exposure
+        """
+        exposure = self.read(bring(path) if is_copy(path) else path, **options)
+        return exposure if chunks is None else exposure.replace(planes=exposure.planes.chunk(chunks))
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
         """Return the calibration of the image, the same as `read` does, with the same errors.

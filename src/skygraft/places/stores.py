@@ -12,7 +12,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -215,6 +215,31 @@ class Store:
             return content
 
         return bytes(self._call("read", url, get))
+
+    def read_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return ranges of bytes (first, and one past the last) of a file, read at the same time.
+
+        Raises
+        ------
+        PlaceNotFoundError, PlaceError
+            If they cannot be read, or the server gives more or fewer bytes.
+        """
+        fs = self.filesystem(url)
+
+        def get() -> list[bytes]:
+            starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+            parts: list[bytes] = [bytes(part) for part in fs.cat_ranges([url] * len(ranges), starts, ends)]
+            for (start, end), part in zip(ranges, parts, strict=True):
+                if len(part) != end - start:
+                    what = "whole files" if len(part) > end - start else "less"
+                    raise _CutOffError(
+                        f"{len(part):,} bytes arrived where {end - start:,} from byte {start:,} were asked for: the "
+                        f"server gives {what}"
+                    )
+            return parts
+
+        found: list[bytes] = self._call("read by ranges", url, get)
+        return found
 
     def download(self, url: str, target: Path, identity: FileIdentity) -> None:
         """Copy a whole file to this machine and compare the copy with what the store says of it.
