@@ -379,7 +379,7 @@ class Exposure:
         start = f", first pixel ({x0}, {y0})" if (x0, y0) != (0, 0) else ""
         known = ", ".join(f"{key} {value}" for key, value in self.data_id.as_dict().items())
         scale, place = self._describe_wcs()
-        planes = f"{'with' if self.variance is not None else 'without'} variance"
+        planes = f"{'with' if 'variance' in self.planes else 'without'} variance"
         rows = [
             ("data id", known or "unknown"),
             ("pixels", f"{nx} x {ny}{start}, in {units}, {planes}"),

@@ -180,8 +180,7 @@ class StoredImage:
         if scaling.trivial and scaling.blank is None:
             return stored.astype(native)
         # What numbers with a scale become is left to astropy, as where whole planes are read.
-        image = fits.ImageHDU(header=_cut_header(header, stored.shape))
-        part = fits.ImageHDU.fromstring(image.header.tostring().encode("ascii") + stored.tobytes())
+        part = fits.ImageHDU.fromstring(_cut_header(header, stored.shape).tostring().encode("ascii") + stored.tobytes())
         return np.ascontiguousarray(part.data, dtype=part.data.dtype.newbyteorder("="))
 
     def _tiled(self, data: memoryview, rows: range, columns: range, dtype: np.dtype[Any] | None) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -34,6 +35,7 @@ _OF_NETWORKS = ("aiohttp", "botocore", "aiobotocore", "urllib3", "gcsfs", "googl
 _WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "ProfileNotFound",
                         "DefaultCredentialsError", "RefreshError")  # fmt: skip
 _PIECE = 1 << 20
+_TOGETHER = 128
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,24 @@ class Store:
 
         return bytes(self._call("read", url, get))
 
+    def read_all(self, urls: Sequence[str]) -> list[bytes]:
+        """Return the bytes of small files, many of which are asked for at a time: half as costly as one by one.
+
+        Raises
+        ------
+        PlaceNotFoundError, PlaceError
+            If one cannot be read.
+        """
+        found: list[bytes] = []
+        for some in itertools.batched(urls, _TOGETHER):
+            try:
+                found += self._call(
+                    "read", some[0], self.filesystem(some[0]).cat_ranges, [*some], None, None, on_error="raise"
+                )
+            except PlaceError:
+                found += [self.read(url) for url in some]  # the error names the right one
+        return found
+
     def read_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return ranges of bytes (first, and one past the last) of a file, read at the same time.
 
@@ -228,7 +248,9 @@ class Store:
 
         def get() -> list[bytes]:
             starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
-            parts: list[bytes] = [bytes(part) for part in fs.cat_ranges([url] * len(ranges), starts, ends)]
+            parts: list[bytes] = [
+                bytes(part) for part in fs.cat_ranges([url] * len(ranges), starts, ends, on_error="raise")
+            ]
             for (start, end), part in zip(ranges, parts, strict=True):
                 if len(part) != end - start:
                     what = "whole files" if len(part) > end - start else "less"
