@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from skygraft.catalog import Flag, normalize_catalog, read_catalog, write_catalog
     from skygraft.errors import SkygraftError, SkygraftWarning
     from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
-    from skygraft.formats import read_exposure, register_format, write_exposure
+    from skygraft.formats import open_exposure, read_exposure, register_format, write_exposure
     from skygraft.injection import Injection, InjectionOptions, inject
     from skygraft.photometry import PSF_MODEL, TOTAL, CalibrationAperture, PhotoCalib
     from skygraft.skymap import get_skymap
@@ -27,7 +27,7 @@ _HOMES = {
     "skygraft.catalog": ("Flag", "normalize_catalog", "read_catalog", "write_catalog"),
     "skygraft.errors": ("SkygraftError", "SkygraftWarning"),
     "skygraft.exposure": ("DataId", "Exposure", "VisitInfo", "make_planes"),
-    "skygraft.formats": ("read_exposure", "register_format", "write_exposure"),
+    "skygraft.formats": ("open_exposure", "read_exposure", "register_format", "write_exposure"),
     # Of the settings too: `inject`, which describes them, lives there.
     "skygraft.injection.core": ("Injection", "InjectionOptions", "inject"),
     "skygraft.photometry": ("PSF_MODEL", "TOTAL", "CalibrationAperture", "PhotoCalib"),
@@ -62,6 +62,7 @@ __all__ = [
     "inject",
     "make_planes",
     "normalize_catalog",
+    "open_exposure",
     "open_patch",
     "photometry",
     "psf",

@@ -45,6 +45,7 @@ def cut(exposure: Exposure, rows: range, columns: range) -> Exposure:
 
     x0, y0 = exposure.xy0
     where = np.s_[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
+    # Of an exposure that was opened lazily, these pixels are read here, and no others.
     planes = exposure.plain.cut(*where)
     changes: dict[str, Any] = {}
     gain = np.asarray(exposure.gain)

@@ -140,8 +140,7 @@ class Exposure:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns (ny, nx)."""
-        ny, nx = self.plain["image"].shape
-        return ny, nx
+        return self.plain.shape
 
     @property
     def xy0(self) -> tuple[int, int]:
@@ -396,7 +395,7 @@ class Exposure:
         start = f", first pixel ({x0}, {y0})" if (x0, y0) != (0, 0) else ""
         known = ", ".join(f"{key} {value}" for key, value in self.data_id.as_dict().items())
         scale, place = self._describe_wcs()
-        planes = f"{'with' if self.variance is not None else 'without'} variance"
+        planes = f"{'with' if 'variance' in self.plain else 'without'} variance"
         rows = [
             ("data id", known or "unknown"),
             ("pixels", f"{nx} x {ny}{start}, in {units}, {planes}"),

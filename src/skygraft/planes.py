@@ -14,7 +14,7 @@ from skygraft.errors import FormatError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Planes", "add_mask_plane", "make_planes", "mask_bit"]
+__all__ = ["Planes", "add_mask_plane", "make_planes", "mask_bit", "plane_attrs"]
 
 PLANE_DIMS = ("y", "x")
 
@@ -79,16 +79,7 @@ class Planes:
         for name, array in arrays.items():
             if array.shape != image.shape:
                 raise FormatError(f"the {name} plane has shape {array.shape}, the image {image.shape}")
-        named = dict(mask_planes or {})
-        attrs: dict[str, dict[str, Any]] = {
-            "image": {"units": units},
-            "variance": {"units": f"({units})**2"},
-            "mask": {
-                "flag_masks": np.array([1 << bit for bit in named.values()], dtype=np.int64).astype(np.int32),
-                "flag_meanings": " ".join(named),
-            },
-        }
-        return cls(arrays, attrs, xy0)
+        return cls(arrays, plane_attrs(mask_planes or {}, units), xy0)
 
     def dataset(self) -> xr.Dataset:
         """Return the Dataset, made when first asked for."""
@@ -123,6 +114,12 @@ class Planes:
         return str(self.attrs("image").get("units", ""))
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns (ny, nx), known without reading pixels."""
+        ny, nx = (self._arrays if self._dataset is None else self._dataset)["image"].shape
+        return ny, nx
+
+    @property
     def xy0(self) -> tuple[int, int]:
         """Parent coordinates (x, y) of the first pixel."""
         if self._dataset is None:
@@ -153,7 +150,7 @@ class Planes:
             Indices into the arrays, from 0 on.
         """
         if self._dataset is not None:
-            return Planes.of(self._dataset.isel(y=rows, x=columns).copy(deep=True))
+            return Planes.of(self._dataset.isel(y=rows, x=columns).copy(deep=True).load())
         x0, y0 = self._xy0
         arrays = {name: array[rows, columns].copy() for name, array in self._arrays.items()}
         return Planes(arrays, copy.deepcopy(self._attrs), (x0 + columns.start, y0 + rows.start))
@@ -194,6 +191,26 @@ def make_planes(
     """
     planes: Planes = Planes.from_arrays(image, variance, mask, mask_planes=mask_planes, xy0=xy0, units=units)
     return planes.dataset()
+
+
+def plane_attrs(mask_planes: Mapping[str, int], units: str) -> dict[str, dict[str, Any]]:
+    """Return the attributes of the planes by name: units, and the names of the mask's bits.
+
+    Parameters
+    ----------
+    mask_planes : mapping of str to int
+        Name of each plane to its *bit number*.
+    units : str
+        Unit of the image.
+    """
+    return {
+        "image": {"units": units},
+        "variance": {"units": f"({units})**2"},
+        "mask": {
+            "flag_masks": np.array([1 << bit for bit in mask_planes.values()], dtype=np.int64).astype(np.int32),
+            "flag_meanings": " ".join(mask_planes),
+        },
+    }
 
 
 def mask_bit(planes: xr.Dataset | Planes, name: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,14 @@ def test_no_module_imports_private_astropy_when_it_is_imported() -> None:
         if "astropy" in name and "._" in name
     ]
     assert found == []
+
+
+def test_threads_read_hcompress_tiles_at_once(tmp_path: Path) -> None:
+    """cfitsio's coder keeps its state in global variables."""
+    data = np.random.default_rng(2).normal(100, 9, (256, 256)).astype(np.int32)
+    path = tmp_path / "image.fits"
+    fits.CompImageHDU(data, compression_type="HCOMPRESS_1", tile_shape=(64, 64), hcomp_scale=0).writeto(path)
+    plane = Plane("image", path, 1, (64, 64))
+    with ThreadPoolExecutor(4) as pool:
+        for found, _ in pool.map(lambda _: read_pixels(plane), range(16)):
+            np.testing.assert_array_equal(found, data)

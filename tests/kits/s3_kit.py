@@ -18,8 +18,10 @@ KEY, SECRET = "AKIAPLACESTEST000000", "verysecretkeythatnofilemayhold00000000000
 _SERVER = """
 import logging, sys
 logging.disable()
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 from moto.server import DomainDispatcherApplication, create_backend_app
+# Connections stay open, as those of a real store do.
+WSGIRequestHandler.protocol_version = "HTTP/1.1"
 app = DomainDispatcherApplication(create_backend_app)
 make_server("127.0.0.1", int(sys.argv[1]), app, threaded=True).serve_forever()
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +39,8 @@ def load_codec(name: str, settings: Mapping[str, int], *, path: str | os.PathLik
         If the installed astropy does not have it.
     """
     try:
-        return getattr(importlib.import_module(f"{_MODULE}._codecs"), name)(**settings)
+        codec = getattr(importlib.import_module(f"{_MODULE}._codecs"), name)(**settings)
+        return _OneAtATime(codec) if name == "HCompress1" else codec
     except (ImportError, AttributeError, TypeError) as error:
         raise FormatError(
             f"the image needs astropy's coder {name}, which astropy {astropy.__version__} does not have ({error})",
@@ -46,6 +48,25 @@ def load_codec(name: str, settings: Mapping[str, int], *, path: str | os.PathLik
             hdu=hdu,
             fix="Install another version of astropy, or compress the image with GZIP_2 or RICE_1",
         ) from error
+
+
+class _OneAtATime:
+    """A coder that keeps its state in global variables of C: threads take turns, or they spoil each other's pixels."""
+
+    _lock = threading.Lock()
+
+    def __init__(self, codec: Any) -> None:
+        self._codec = codec
+
+    def encode(self, numbers: Any) -> Any:
+        """Compress a tile."""
+        with self._lock:
+            return self._codec.encode(numbers)
+
+    def decode(self, data: Any) -> Any:
+        """Decompress a tile."""
+        with self._lock:
+            return self._codec.decode(data)
 
 
 def codec_errors() -> tuple[type[Exception], ...]:

@@ -292,9 +292,7 @@ def _run_one(heap: _Bytes, raw: _Bytes, lane: Any, tables: _Table, state: _Words
             raw[out], out, length = entry >> np.uint16(4), out + _U64(1), _U64(entry & np.uint16(15))
             bits, count = bits >> length, count - length
         else:
-            bits, count, place, out, what = _follow(
-                heap, raw, lane, tables, bits, count, place, out, entry, start, end
-            )
+            bits, count, place, out, what = _follow(heap, raw, lane, tables, bits, count, place, out, entry, start, end)
     state[_BITS_OF], state[_COUNT], state[_PLACE], state[_OUT] = bits, count, place, out
     return what
 

@@ -64,6 +64,8 @@ class TiledImage:
         Table and heap.
     path, hdu
         For errors.
+    in_part : bool
+        Whether only some tiles are in the heap: none is looked at before it is asked for.
 
     Raises
     ------
@@ -73,8 +75,16 @@ class TiledImage:
         If the header or the descriptors of the table are damaged.
     """
 
-    def __init__(self, header: fits.Header, data: memoryview, *, path: str | os.PathLike[str], hdu: int) -> None:
-        self.path, self.hdu = path, hdu
+    def __init__(
+        self,
+        header: fits.Header,
+        data: memoryview,
+        *,
+        path: str | os.PathLike[str],
+        hdu: int,
+        in_part: bool = False,
+    ) -> None:
+        self.path, self.hdu, self.in_part = path, hdu, in_part
         self.header = TileHeader(header, path=path, hdu=hdu)
         self.algorithm, self.columns = self.header.algorithm, self.header.columns
         self.shape = tuple(int(header[f"ZNAXIS{i}"]) for i in range(int(header["ZNAXIS"]), 0, -1))
@@ -102,7 +112,7 @@ class TiledImage:
             for name, found in self.descriptors.items()
             if name in (COMPRESSED, GZIPPED, RAW)
         )
-        if self.algorithm == "HCOMPRESS_1" and self.descriptors[COMPRESSED][0, 0] > 0:
+        if self.algorithm == "HCOMPRESS_1" and not self.in_part and self.descriptors[COMPRESSED][0, 0] > 0:
             self._check_hcompressed(0)
         if math.prod(self.shape) > room:
             raise self.header.damaged(f"an image of shape {self.shape} does not fit into {len(self.heap)} bytes")
@@ -345,25 +355,52 @@ class TiledImage:
         """Return whether tiles are rows of four-byte pixel values of that type, compressed with GZIP_2."""
         return self.algorithm == "GZIP_2" and self._by_rows and dtype.itemsize == 4 and self.plain(dtype)
 
-    def decode(self, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
-        """Return the whole image, by default in its stored type."""
+    def decode(self, dtype: np.dtype[Any] | None = None, only: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """Return the whole image, by default in its stored type.
+
+        Parameters
+        ----------
+        dtype : dtype, optional
+            Type of the pixel values.
+        only : ndarray of int64, optional
+            The tiles to decompress; pixels of the others are undefined, and take no memory before they are touched.
+        """
         out = np.empty(self.shape, dtype or self.scaling.dtype.newbyteorder("="))
-        rice_coded = self.rice_coded(np.arange(self.n_rows))
-        for tiles in self.batches_of(np.flatnonzero(rice_coded)):
+        wanted = np.arange(self.n_rows) if only is None else only
+        rice_coded = self.rice_coded(wanted)
+        for tiles in self.batches_of(wanted[rice_coded]):
             numbers, counts = self.rice_numbers(tiles)
             self.scatter(out, tiles, self.rice_values(tiles, numbers, counts, out.dtype))
         shuffled = self.algorithm == "GZIP_2" and out.ndim == 2 and out.itemsize == 4 and self.plain(out.dtype)
         words = out.view(np.uint32) if shuffled else None
-        if words is not None and self._by_rows and self.descriptors[COMPRESSED][:, 0].all():
+        whole = only is None and self._by_rows
+        if words is not None and whole and self.descriptors[COMPRESSED][:, 0].all():
             self._unshuffle_rows(words)
             return out
-        for tile in np.flatnonzero(~rice_coded).tolist():
+        for tile in wanted[~rice_coded].tolist():
             where = self.slices(tile)
             if words is not None and self.column_of(tile) == COMPRESSED:
                 self._unshuffle(tile, words, where)
             else:
                 out[where] = self.values(tile, self.stored(tile), out.dtype)
         return out
+
+    def tiles_on(self, rows: range, columns: range) -> NDArray[np.int64]:
+        """Return the tiles that hold pixels of some rows and columns, in the order of the file."""
+        (ty, tx), (gy, gx) = self.tile_shape[-2:], self.grid[-2:]
+        down = np.arange(rows.start // ty, min(-(-rows.stop // ty), gy))
+        along = np.arange(columns.start // tx, min(-(-columns.stop // tx), gx))
+        return np.ravel(down[:, None] * gx + along[None, :])
+
+    def ranges_of(self, tiles: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """Return where the bytes of some tiles are: first byte, and one past the last, from the start of the table."""
+        heap = int(self.header.header.get("THEAP", self.rows.size))
+        found = []
+        for tile in tiles.tolist():
+            column = self.column_of(tile)
+            count, offset = self.descriptors[column][tile].tolist()
+            found.append((heap + offset, heap + offset + count * TFORM_BYTES[self.columns[column].element]))
+        return found
 
     def check(self) -> None:
         """Raise `CorruptFileError` for the first tile that cannot be decompressed."""

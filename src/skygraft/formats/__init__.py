@@ -8,6 +8,7 @@ from skygraft.formats.file_format import FileFormat
 from skygraft.formats.registry import (
     format_names,
     get_format,
+    open_exposure,
     read_calibration,
     read_exposure,
     read_footprint,
@@ -25,6 +26,7 @@ __all__ = [
     "ReadOptions",
     "format_names",
     "get_format",
+    "open_exposure",
     "read_calibration",
     "read_exposure",
     "read_footprint",

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from astropy.wcs.wcsapi import BaseLowLevelWCS
@@ -24,6 +24,8 @@ from skygraft.errors import CalibrationError, ConfigError, PsfError
 from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, DataId, Exposure, VisitInfo
 from skygraft.formats.input_files import StrPath, check_unchanged, identify_files, refuse_overwrite
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
+from skygraft.place_names import is_copy
+from skygraft.places import bring
 from skygraft.psf import PSF, Box
 from skygraft.wcs import footprint, pixel_scale
 
@@ -32,6 +34,7 @@ __all__ = [
     "CAUTION",
     "FILES",
     "NO_PHOTO_CALIB",
+    "Chunks",
     "Format",
     "ImageCalibration",
     "ImageFootprint",
@@ -41,6 +44,9 @@ __all__ = [
     "identify_files",
     "refuse_overwrite",
 ]
+
+type Chunks = int | Mapping[Any, Any] | Literal["auto"] | None
+"""Sizes of the arrays of Dask that planes are opened as; None for none."""
 
 FILES = "files"
 """Key of `Exposure.extra`: each file the exposure was read from, path to `skygraft.disk.FileIdentity`, image first."""
@@ -273,7 +279,7 @@ class ImageCalibration:
             gain=exposure.gain,
             gain_origin=exposure.gain_origin,
             no_gain=str(exposure.extra.get(NO_GAIN, "")),
-            has_variance=exposure.variance is not None,
+            has_variance="variance" in exposure.planes,  # which need not be read for that
             n_files=max(1, len(exposure.extra.get(FILES, ()))),
         )
 
@@ -368,6 +374,28 @@ class Format(abc.ABC):
         ------
         CorruptFileError, MissingWcsError, CalibrationError, FormatError, ConfigError
         """
+
+    def open(self, path: StrPath, *, chunks: Chunks = None, **options: Any) -> Exposure:
+        """Open an exposure whose planes are read when they are asked for, with the same values as those of `read`.
+
+        The default reads the whole image. A format should override it if it can read parts of its planes
+        (`skygraft.formats.parts`).
+
+        Parameters
+        ----------
+        path : path-like
+            The image; of one in a store, where its headers and tables are (`skygraft.places.for_headers`).
+        chunks : optional
+            As of `xarray.open_dataset`.
+        **options
+            Fields of `Options`.
+
+        Returns
+        -------
+        Exposure
+        """
+        exposure = self.read(bring(path) if is_copy(path) else path, **options)
+        return exposure if chunks is None else exposure.replace(planes=exposure.planes.chunk(chunks))
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
         """Return the calibration of the image, the same as `read` does, with the same errors.

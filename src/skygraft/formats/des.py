@@ -23,9 +23,6 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from skygraft.errors import CalibrationError, FormatError, PsfError, UncalibratedImageError
 from skygraft.exposure import DataId, VisitInfo
 from skygraft.fitsfile.open import is_fits
@@ -34,7 +31,6 @@ from skygraft.formats.fits import FitsFormat, FitsOptions, OpenedImage
 from skygraft.formats.fits_gain import RecordedGain
 from skygraft.formats.fits_headers import finite_number
 from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus, split_name
-from skygraft.formats.fits_planes import read_mask
 from skygraft.formats.fits_zeropoint import ZEROPOINT_TOLERANCE
 from skygraft.formats.stacks import equivalent_gain, of_a_stack
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
@@ -160,14 +156,14 @@ class DesFormat(FitsFormat):
             return super()._gain(opened, given, exposure_time, calib)
         return equivalent_gain(opened.headers)
 
-    def _mask(self, opened: OpenedImage, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
+    def _mask_names(self, opened: OpenedImage, given: FitsOptions) -> dict[str, int]:
+        named = super()._mask_names(opened, given)
         if opened.layout.mask is None:
-            return super()._mask(opened, given)
-        named = dict(given.mask_planes or {})
+            return named
         for name, bit in (_TILE_PLANES if _is_tile(opened) else _CCD_PLANES).items():
             if name not in named and bit not in named.values():
                 named[name] = bit
-        return read_mask(opened.layout.mask, named)
+        return named
 
     def _no_psf(self, opened: OpenedImage) -> PsfError:
         looked = ", ".join(_psf_names(opened.path))

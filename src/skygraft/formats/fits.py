@@ -7,17 +7,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skygraft.disk import FileIdentity
 from skygraft.errors import CalibrationError, PsfError
 from skygraft.exposure import DataId, Exposure, VisitInfo
 from skygraft.fitsfile.open import is_fits, open_fits
 from skygraft.formats.base import (
     CAUTION,
     FILES,
+    Chunks,
     Format,
     ImageCalibration,
     ImageFootprint,
@@ -50,7 +52,7 @@ from skygraft.formats.fits_layout import (
     renamed,
     split_name,
 )
-from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
+from skygraft.formats.fits_planes import mask_planes_of, read_mask, read_pixels, variance_from_noise
 from skygraft.formats.fits_units import ImageUnit, image_unit
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
@@ -70,6 +72,9 @@ from skygraft.wcs import (
     pixel_scale,
     read_fits_wcs,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["LAYOUT", "FitsFormat", "FitsOptions", "OpenedImage"]
 
@@ -228,29 +233,62 @@ class FitsFormat(Format):
         opened = self._open(path, given)
         layout = opened.layout
         stamps = identify_files(opened.files)
-        visit_info = self._visit_info(opened, given)
         found = self._calibration(opened, given)
         image, _ = read_pixels(layout.image)
         variance = None
         if layout.noise is not None:
             variance = variance_from_noise(layout.noise.role, read_pixels(layout.noise)[0])
         mask, planes = self._mask(opened, given)
-        extra = {LAYOUT: layout, FILES: stamps, **found.extra(), **self._further(opened, given)}
-        exposure = Exposure(
-            Planes.from_arrays(image, variance, mask, mask_planes=planes, units=found.unit),
+        made = Planes.from_arrays(image, variance, mask, mask_planes=planes, units=found.unit)
+        return with_fingerprints(self._exposure(opened, given, made, found, stamps), layout.planes)
+
+    def open(self, path: StrPath, *, chunks: Chunks = None, **options: Any) -> Exposure:
+        """Open an exposure; see `Format.open`. Bits of the mask that have no name are not named before they are read.
+
+        Formats that are derived from this one and have a `read` or a mask of their own are read as a whole.
+        """
+        from skygraft.formats.parts import StoredPlane, open_planes
+
+        own = type(self)
+        if any(getattr(own, name) is not getattr(FitsFormat, name) for name in ("read", "_mask", "_further")):
+            return super().open(path, chunks=chunks, **options)
+        given = self.Options.parse(options, self.name, path)
+        opened = self._open(path, given)
+        planes = [StoredPlane.find(plane) for plane in opened.layout.planes]
+        stored = {plane.name: plane for plane in planes if plane is not None}
+        if len(stored) < len(planes):
+            return super().open(path, chunks=chunks, **options)
+        stamps = identify_files(opened.files)
+        found = self._calibration(opened, given)
+        named = self._mask_names(opened, given)
+        if opened.layout.mask is not None:
+            header = list_hdus(opened.layout.mask.path)[opened.layout.mask.hdu].header
+            named = mask_planes_of(np.zeros(0, dtype=np.int32), header, named)
+        dataset = open_planes(stored, mask_planes=named, units=found.unit, chunks=chunks)
+        return self._exposure(opened, given, dataset, found, stamps)
+
+    def _exposure(
+        self,
+        opened: OpenedImage,
+        given: FitsOptions,
+        planes: xr.Dataset,
+        found: ImageCalibration,
+        stamps: Mapping[str, FileIdentity],
+    ) -> Exposure:
+        return Exposure(
+            planes,
             found.wcs,
             psf=found.psf,
             photo_calib=found.photo_calib,
             data_id=self._data_id(opened, given),
-            visit_info=visit_info,
+            visit_info=self._visit_info(opened, given),
             gain=found.gain,
             gain_origin=found.gain_origin,
             path=opened.path,
             format=self.name,
             header=opened.headers.as_dict(),
-            extra=extra,
+            extra={LAYOUT: opened.layout, FILES: stamps, **found.extra(), **self._further(opened, given)},
         )
-        return with_fingerprints(exposure, layout.planes)
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
         """Return the calibration from headers and PSF model; see `Format.calibration`."""
@@ -323,9 +361,12 @@ class FitsFormat(Format):
 
     def _mask(self, opened: OpenedImage, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
         """Mask (None if there is none) and bit numbers of its planes."""
-        if opened.layout.mask is None:
-            return None, dict(given.mask_planes or {})
-        return read_mask(opened.layout.mask, given.mask_planes)
+        named = self._mask_names(opened, given)
+        return (None, named) if opened.layout.mask is None else read_mask(opened.layout.mask, named)
+
+    def _mask_names(self, opened: OpenedImage, given: FitsOptions) -> dict[str, int]:
+        """Bit numbers of mask planes that are known besides those of the mask's header."""
+        return dict(given.mask_planes or {})
 
     def _candidates(self, opened: OpenedImage) -> tuple[ReferenceCandidate, ...]:
         found: list[ReferenceCandidate] = []

@@ -18,6 +18,7 @@ from skygraft.fitsfile.tiles import TiledImage
 from skygraft.formats.fits_layout import HduInfo, Plane, list_hdus
 
 __all__ = [
+    "as_bits",
     "header_planes",
     "mask_planes_of",
     "nameless",
@@ -160,6 +161,18 @@ def read_mask(plane: Plane, named: Mapping[str, int] | None = None) -> tuple[NDA
         If the values are not integers of at most 32 bits.
     """
     data, header = read_pixels(plane)
+    mask = as_bits(data, plane)
+    return mask, mask_planes_of(mask, header, named)
+
+
+def as_bits(data: NDArray[Any], plane: Plane) -> NDArray[np.int32]:
+    """Convert the pixels of a mask, or of a part of it, to bits.
+
+    Raises
+    ------
+    FormatError
+        If the values are not integers of at most 32 bits.
+    """
     if data.dtype.kind == "f":
         # Some tools write masks as floats.
         if not np.array_equal(data, np.rint(data)) or np.abs(data).max(initial=0) >= 2.0**31:
@@ -173,7 +186,7 @@ def read_mask(plane: Plane, named: Mapping[str, int] | None = None) -> tuple[NDA
     if data.dtype.kind == "b":
         data = data.astype(np.int32)
     if data.dtype == np.int32:
-        return data, mask_planes_of(data, header, named)
+        return data
     if data.size and (int(data.max()) >= 2**32 or int(data.min()) < -(2**31)):
         raise FormatError(
             f"the mask has values up to {int(data.max())}; at most 32 bits are supported",
@@ -181,8 +194,7 @@ def read_mask(plane: Plane, named: Mapping[str, int] | None = None) -> tuple[NDA
             hdu=plane.hdu,
             fix="Give another mask=, or mask=False for none",
         )
-    mask = data.astype(np.int64).astype(np.uint32).view(np.int32)
-    return mask, mask_planes_of(mask, header, named)
+    return data.astype(np.int64).astype(np.uint32).view(np.int32)
 
 
 def mask_planes_of(

@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from skygraft.errors import CalibrationError, FormatError, PsfError
 from skygraft.exposure import DataId
 from skygraft.fitsfile.open import is_fits
@@ -22,7 +19,6 @@ from skygraft.formats.base import StrPath
 from skygraft.formats.brick_files import MASKBITS, VIEWER_SURVEYS, find_brick_file
 from skygraft.formats.fits import FitsFormat, FitsOptions, OpenedImage
 from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus
-from skygraft.formats.fits_planes import read_mask
 from skygraft.formats.fits_units import image_unit
 from skygraft.formats.legacy_coadd import OpenedCoadd, psf_of_file, release_of, survey_reference, unit_of
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
@@ -87,14 +83,14 @@ class LegacyCutoutFormat(FitsFormat):
             return image_unit(opened.headers, unit).name, None, error
         return super()._photo_calib(opened, dataclasses.replace(given, unit=unit), exposure_time, scale)
 
-    def _mask(self, opened: OpenedImage, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
+    def _mask_names(self, opened: OpenedImage, given: FitsOptions) -> dict[str, int]:
+        named = super()._mask_names(opened, given)
         if opened.layout.mask is None or given.mask is not None:
-            return super()._mask(opened, given)
-        named = dict(given.mask_planes or {})
+            return named
         for bit, name in enumerate(MASKBITS):
             if name not in named and bit not in named.values():
                 named[name] = bit
-        return read_mask(opened.layout.mask, named)
+        return named
 
     def _psf(self, opened: OpenedImage, given: FitsOptions, scale: float) -> PSF | None:
         if opened.layout.psf is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from astropy.io import fits
@@ -38,6 +39,7 @@ from skygraft.formats.afw_psfs import build_psf
 from skygraft.formats.base import (
     CAUTION,
     FILES,
+    Chunks,
     Format,
     ImageCalibration,
     ImageFootprint,
@@ -61,6 +63,9 @@ from skygraft.photometry import (
 )
 from skygraft.planes import Planes
 from skygraft.psf import PSF, Box
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["AfwOptions", "LsstAfwFormat"]
 
@@ -273,6 +278,30 @@ def _calibration(
     )
 
 
+def _read_planes(opened: AfwFile, found: ImageCalibration) -> xr.Dataset:
+    planes: xr.Dataset = Planes.from_arrays(
+        read_plane(opened, "IMAGE", np.float32),
+        read_plane(opened, "VARIANCE", np.float32) if "VARIANCE" in opened.hdus else None,
+        read_plane(opened, "MASK", np.int32),
+        mask_planes=_mask_planes(opened.header("MASK"), opened.path),
+        xy0=found.xy0,
+        units=found.unit,
+    )
+    return planes
+
+
+def _open_planes(opened: AfwFile, found: ImageCalibration, chunks: Chunks) -> xr.Dataset | None:
+    """Planes that are read later; None if they can only be read as a whole."""
+    from skygraft.formats.parts import StoredPlane, open_planes
+
+    planes = [StoredPlane.find(plane, exact=True) for plane in planes_of(opened)]
+    stored = {plane.name: plane for plane in planes if plane is not None}
+    if len(stored) < len(planes):
+        return None
+    names = _mask_planes(opened.header("MASK"), opened.path)
+    return open_planes(stored, mask_planes=names, units=found.unit, xy0=found.xy0, chunks=chunks)
+
+
 def _mask_planes(header: fits.Header, path: Path) -> dict[str, int]:
     """Mask planes and their bit numbers: only the file's own MP_ cards say them."""
     planes: dict[str, int] = {}
@@ -335,22 +364,26 @@ class LsstAfwFormat(Format):
         this is a coadd that lists its inputs), ``"valid_polygon"`` (vertices, or None) and ``"aperture_corrections"``
         (names of flux fields).
         """
+        return self._exposure(path, None, options)
+
+    def open(self, path: StrPath, *, chunks: Chunks = None, **options: Any) -> Exposure:
+        """Open an exposure; see `Format.open`. What `read` adds to ``extra`` is there too."""
+        return self._exposure(path, (chunks,), options)
+
+    def _exposure(self, path: StrPath, lazy: tuple[Chunks] | None, options: Mapping[str, Any]) -> Exposure:
+        """The exposure, with its planes, or with planes in such chunks that are read later."""
         parsed = AfwOptions.parse(options, self.name, path)
         image, catalog = Path(path), source_catalog_of(path, parsed.source_catalog)
         stamps = identify_files([p for p in (image, catalog) if p is not None])
         with open_afw(path) as opened:
             data_id = _data_id(opened, parsed)
             found = _calibration(opened, catalog, data_id.instrument, allow_pickle=parsed.allow_pickle)
-            planes = Planes.from_arrays(
-                read_plane(opened, "IMAGE", np.float32),
-                read_plane(opened, "VARIANCE", np.float32) if "VARIANCE" in opened.hdus else None,
-                read_plane(opened, "MASK", np.int32),
-                mask_planes=_mask_planes(opened.header("MASK"), opened.path),
-                xy0=found.xy0,
-                units=found.unit,
-            )
+            planes = None if lazy is None else _open_planes(opened, found, *lazy)
+            whole = planes is None
+            if lazy is not None and whole:
+                return super().open(path, chunks=lazy[0], **options)
             exposure = Exposure(
-                planes=planes,
+                planes=_read_planes(opened, found) if planes is None else planes,
                 wcs=found.wcs,
                 psf=found.psf,
                 photo_calib=found.photo_calib,
@@ -368,7 +401,7 @@ class LsstAfwFormat(Format):
                     **({CAUTION: opened.caution} if opened.caution else {}),
                 },
             )
-            return with_fingerprints(exposure, planes_of(opened))
+            return with_fingerprints(exposure, planes_of(opened)) if whole else exposure
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
         """Return the calibration from headers, archive and source catalogue; see `Format.calibration`."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from skygraft.data_id import DataId
+from skygraft.disk import FileIdentity
 from skygraft.errors import (
     CalibrationError,
     ConfigError,
@@ -32,6 +33,7 @@ from skygraft.formats.available import (
 )
 from skygraft.formats.base import (
     FILES,
+    Chunks,
     Format,
     ImageCalibration,
     ImageFootprint,
@@ -61,7 +63,7 @@ from skygraft.photometry import (
     resolve_reference,
     summed_unit,
 )
-from skygraft.place_names import is_copy
+from skygraft.place_names import STUBS_KIND, as_kind, is_copy
 from skygraft.places import bring, for_headers, is_place
 from skygraft.psf import PSF, Box, check_psf_soundness
 from skygraft.wcs import check_pixel_scale, check_wcs_soundness, pixel_scale
@@ -71,6 +73,7 @@ __all__ = [
     "get_format",
     "killed_its_reader",
     "load_formats",
+    "open_exposure",
     "read_calibration",
     "read_exposure",
     "read_footprint",
@@ -197,6 +200,87 @@ def read_exposure(
     stamps = identify_files([path])
     with fits_errors(path):
         exposure = fmt.read(path, **asked)
+    return _with_given(exposure, path, stamps, aperture, psf, photo_calib, gain)
+
+
+def open_exposure(
+    path: StrPath,
+    *,
+    chunks: Chunks = None,
+    format: str = "auto",
+    aperture: str | Mapping[str, Any] | ReferenceCandidate | None = None,
+    psf: GivenPsf | None = None,
+    photo_calib: GivenPhotoCalib | None = None,
+    gain: float | None = None,
+    hdu: int | str | None = None,
+    **options: Any,
+) -> Exposure:
+    """Open an image of which only parts are needed: pixels are read when they are asked for, all else at once.
+
+    Parameters
+    ----------
+    path : path-like
+        The image, or its URL.
+    chunks : int, mapping or "auto", optional
+        By default, planes are read without Dask: a part (``planes.isel``, `Exposure.cutout`) when its values are
+        wanted, and a whole plane is kept once it was read. With chunks they are arrays of Dask, as those of
+        `xarray.open_dataset`: ``{}`` for chunks of whole rows or tiles, about a million pixels each; sizes, such as
+        512 or ``{"y": 512, "x": 512}``; ``"auto"`` for Dask's own.
+    format, aperture, psf, photo_calib, gain, hdu, **options
+        As for `read_exposure`.
+
+    Returns
+    -------
+    Exposure
+        As that of `read_exposure`, pixel by pixel, except that bits of a mask that its header does not name have no
+        name. Of images in the layout of ordinary FITS, of ``lsst_afw``, ``des``, ``megapipe`` and ``legacy_cutout``, a
+        part of a plane is read from its own rows or compressed tiles, in a store by ranges of bytes. All others, files
+        that are compressed as a whole, compressed integers with BSCALE or BZERO, and files on servers that do not give
+        ranges, are read as a whole here.
+
+    Raises
+    ------
+    ConfigError
+        If `chunks` is something else.
+    SkygraftError
+        As `read_exposure`. Damaged pixels, and files that were changed or lost meanwhile, are noticed when they are
+        read.
+
+    Examples
+    --------
+    >>> import skygraft
+    >>> coadd = skygraft.open_exposure("s3://survey/coadds/9813-40-r.fits")  # doctest: +SKIP
+    >>> coadd.cutout((2000, 2000), size=100).image  # doctest: +SKIP
+    """
+    _check_chunks(chunks)
+    path = for_headers(path) if is_place(path) else path
+    fmt, asked, psf = _prepare(path, format, psf, hdu, options)
+    stamps = identify_files([path])
+    with fits_errors(path):
+        exposure = fmt.open(path, chunks=chunks, **asked)
+    return _with_given(exposure, exposure.path or path, stamps, aperture, psf, photo_calib, gain)
+
+
+def _check_chunks(chunks: Any) -> None:
+    sizes = [chunks] if isinstance(chunks, int) else [*chunks.values()] if isinstance(chunks, Mapping) else []
+    sound = chunks is None or chunks == "auto" or isinstance(chunks, int | Mapping)
+    whole = all(isinstance(size, int) and not isinstance(size, bool) and (size > 0 or size == -1) for size in sizes)
+    if not sound or not whole or (isinstance(chunks, Mapping) and not {*chunks} <= {"y", "x"}):
+        raise ConfigError(
+            f"chunks is {chunks!r}", key="chunks", fix="Give None, {}, a size, {'y': 512, 'x': 512} or 'auto'"
+        )
+
+
+def _with_given(
+    exposure: Exposure,
+    path: StrPath,
+    stamps: Mapping[str, FileIdentity],
+    aperture: str | Mapping[str, Any] | ReferenceCandidate | None,
+    psf: GivenPsf | None,
+    photo_calib: GivenPhotoCalib | None,
+    gain: float | None,
+) -> Exposure:
+    """Replace parts of an exposure by what the caller gave, and resolve its reference."""
     target = PsfTarget(0.0, Path(path), exposure.data_id, header=exposure.header)
     of_psf = identify_files(psf_files(psf, target))
     found = _complete(ImageCalibration.of(exposure), path, aperture, psf, photo_calib, gain, target)
@@ -238,8 +322,11 @@ def read_calibration(
     SkygraftError
         As `read_exposure`, except for errors of the pixels.
     """
-    path = bring(path) if is_place(path) and not is_copy(path) else path
+    by_url = is_place(path) and not is_copy(path)
+    path = for_headers(path) if by_url else path
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
+    if by_url and type(fmt).calibration is Format.calibration:
+        path = bring(path)  # this format reads the whole image
     identify_files([path])
     with fits_errors(path):
         found = fmt.calibration(path, **asked)
@@ -403,6 +490,12 @@ def write_exposure(
             "the exposure was not read from a file, so there is no file to follow", path=path, fix="Give like="
         )
     stamps = exposure.extra.get(FILES, {})
+    if is_copy(like) and as_kind(like, STUBS_KIND) == Path(like):
+        raise FormatError(
+            "the exposure was opened to read parts of it, and an output copies the whole image",
+            path=like,
+            fix="Read it with skygraft.read_exposure",
+        )
     refuse_overwrite(path, [os.fspath(like), *stamps], overwrite=overwrite)
     if exposure.path is not None and Path(like) == Path(exposure.path):
         check_unchanged(stamps)

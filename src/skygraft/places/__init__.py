@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         see,
     )
     from skygraft.places.outputs import Outputs, OutputsAt, outputs_of
+    from skygraft.places.ranges import RangedFile
     from skygraft.places.scratch import Scratch, holding, scratch_of, use_scratch
     from skygraft.places.stores import Storage, Store
     from skygraft.places.urls import checked_url
@@ -48,6 +49,7 @@ _FROM = {
         "see",
     ),
     "skygraft.places.outputs": ("Outputs", "OutputsAt", "outputs_of"),
+    "skygraft.places.ranges": ("RangedFile",),
     "skygraft.places.scratch": ("Scratch", "holding", "scratch_of", "use_scratch"),
     "skygraft.places.stores": ("Storage", "Store"),
     "skygraft.places.urls": ("checked_url",),
@@ -56,6 +58,7 @@ _FROM = {
 __all__ = [
     "Outputs",
     "OutputsAt",
+    "RangedFile",
     "Scratch",
     "Storage",
     "Store",

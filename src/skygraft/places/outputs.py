@@ -8,6 +8,7 @@ images leave it as soon as they are in the store, and their stubs (`skygraft.pla
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -30,7 +31,7 @@ __all__ = ["Outputs", "OutputsAt", "outputs_of"]
 
 MANIFEST = ".published.json"
 """What was published of the files of the whole campaign: size and time here, and what the store said."""
-_THREADS = 16
+_THREADS, _TOGETHER = 16, 128
 _IMAGES, _RECORDS = "images", "records"
 _NOT_PUBLISHED = (".lock", ".lock.held", "logs", "ledger_checkpoint.arrow", MANIFEST, _IMAGES, _RECORDS)
 _OWN = ("campaign.yaml", MANIFEST)
@@ -180,8 +181,11 @@ class Outputs:
         PlaceNotFoundError, PlaceError
             If it is not there, or of another size.
         """
+        self._write(name, identity, self.scratch.store.read(f"{self.url}/{name}"))
+
+    def _write(self, name: str, identity: FileIdentity, content: bytes) -> None:
+        """Write a file that was fetched, and give it a time."""
         path = self.root / name
-        content = self.scratch.store.read(f"{self.url}/{name}")
         if len(content) != identity.n_bytes:
             raise PlaceError(
                 f"it has {len(content):,} bytes, and should have {identity.n_bytes:,}",
@@ -197,13 +201,19 @@ class Outputs:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def _fetch_all(self, wanted: list[tuple[str, FileIdentity]]) -> None:
+        """Fetch many files, so many at a time that they need little memory."""
+        for some in itertools.batched(wanted, _TOGETHER):
+            contents = self.scratch.store.read_all([f"{self.url}/{name}" for name, _ in some])
+            for (name, identity), content in zip(some, contents, strict=True):
+                self._write(name, identity, content)
+
     def need(self, path: Path) -> None:
         """Fetch a file, with those beside it, if it is not here: a worker's partition of the catalogue."""
         if path.exists():
             return
         found = self.scratch.store.listing(self.url_of(path.parent))
-        for url, identity in found.items():
-            self.fetch(url[len(self.url) + 1 :], identity)
+        self._fetch_all([(url[len(self.url) + 1 :], identity) for url, identity in found.items()])
 
     def sync(self, *, clean: bool = False) -> None:
         """Bring the work folder up to date with what is in the store.
@@ -255,7 +265,7 @@ class Outputs:
                 changed_here = here is not None and (known is None or known[:2] != [*here.size_and_time])
                 if here is None or (changed_there and not changed_here):
                     missing.append((name, then))
-        self._each(lambda item: self.fetch(*item), missing)
+        self._fetch_all(missing)
         if MANIFEST in found and missing:
             self._note_fetched(before, published, [name for name, _ in missing])
         if clean:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -34,6 +35,7 @@ _OF_NETWORKS = ("aiohttp", "botocore", "aiobotocore", "urllib3", "gcsfs", "googl
 _WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "ProfileNotFound",
                         "DefaultCredentialsError", "RefreshError")  # fmt: skip
 _PIECE = 1 << 20
+_TOGETHER = 128
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,51 @@ class Store:
             return content
 
         return bytes(self._call("read", url, get))
+
+    def read_all(self, urls: Sequence[str]) -> list[bytes]:
+        """Return the bytes of small files, many of which are asked for at a time: half as costly as one by one.
+
+        Raises
+        ------
+        PlaceNotFoundError, PlaceError
+            If one cannot be read.
+        """
+        found: list[bytes] = []
+        for some in itertools.batched(urls, _TOGETHER):
+            try:
+                found += self._call(
+                    "read", some[0], self.filesystem(some[0]).cat_ranges, [*some], None, None, on_error="raise"
+                )
+            except PlaceError:
+                found += [self.read(url) for url in some]  # the error names the right one
+        return found
+
+    def read_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return ranges of bytes (first, and one past the last) of a file, read at the same time.
+
+        Raises
+        ------
+        PlaceNotFoundError, PlaceError
+            If they cannot be read, or the server gives more or fewer bytes.
+        """
+        fs = self.filesystem(url)
+
+        def get() -> list[bytes]:
+            starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+            parts: list[bytes] = [
+                bytes(part) for part in fs.cat_ranges([url] * len(ranges), starts, ends, on_error="raise")
+            ]
+            for (start, end), part in zip(ranges, parts, strict=True):
+                if len(part) != end - start:
+                    what = "whole files" if len(part) > end - start else "less"
+                    raise _CutOffError(
+                        f"{len(part):,} bytes arrived where {end - start:,} from byte {start:,} were asked for: the "
+                        f"server gives {what}"
+                    )
+            return parts
+
+        found: list[bytes] = self._call("read by ranges", url, get)
+        return found
 
     def download(self, url: str, target: Path, identity: FileIdentity) -> None:
         """Copy a whole file to this machine and compare the copy with what the store says of it.
