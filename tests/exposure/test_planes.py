@@ -1,4 +1,4 @@
-"""The planes of an exposure: plain arrays that become a Dataset when somebody asks for one, and nothing else changes."""
+"""The planes of an exposure: plain arrays that become a Dataset when one is asked for, and nothing else changes."""
 
 from __future__ import annotations
 

@@ -103,14 +103,15 @@ class _Copier:
 
 @contextlib.contextmanager
 def _scopes_copied_once() -> Iterator[None]:
-    if getattr(inline_closurecall, "copy", None) is not copy:  # another numba, or a compilation within one
+    module: Any = inline_closurecall
+    if getattr(module, "copy", None) is not copy:  # another numba, or a compilation within one
         yield
         return
-    inline_closurecall.copy = _Copier()
+    module.copy = _Copier()
     try:
         yield
     finally:
-        inline_closurecall.copy = copy
+        module.copy = copy
 
 
 def _plain(kind: Any, read_only: bool) -> Any:
