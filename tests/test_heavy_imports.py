@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kits.plain_images import write_plain_image
+from skygraft.lazy import lazy_module
 
 # Reported by an audit hook, which processes that are forked on the way inherit.
 _WATCH = """
@@ -82,3 +84,19 @@ def test_the_planes_load_xarray_when_asked_for(tmp_path):
 def test_what_a_worker_imports_leaves_labelled_arrays_out(tmp_path):
     heavy = {"dask.array", "galsim", "matplotlib", "pandas.core", "pyarrow.compute", "pyarrow.dataset", "xarray"}
     assert imported(heavy, tmp_path / "report", "import skygraft.execution.task") == set()
+
+
+def test_numba_is_loaded_when_a_loop_is_called(tmp_path):
+    code = "import numpy as np; import skygraft.fitsfile.rice; from skygraft.psf.linear import combine"
+    assert imported({"numba"}, tmp_path / "imported", code) == set()
+    assert imported({"numba"}, tmp_path / "one", f"{code}; combine(np.ones((1, 1)), np.ones((1, 3, 3)))") == set()
+    assert imported({"numba"}, tmp_path / "two", f"{code}; combine(np.ones((1, 2)), np.ones((2, 3, 3)))") == {"numba"}
+
+
+def test_a_lazy_module_is_the_library_itself():
+    lazy = lazy_module("json")
+    assert lazy.dumps is json.dumps
+    with pytest.raises(AttributeError, match="no_such_function"):
+        _ = lazy.no_such_function
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        _ = lazy_module("no_such_library").anything
