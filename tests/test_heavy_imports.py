@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kits.plain_images import write_plain_image
+from skygraft.lazy import lazy_module
 
 # Reported by an audit hook, which processes that are forked on the way inherit.
 _WATCH = """
@@ -44,8 +46,57 @@ def test_help_loads_no_library(tmp_path, command):
 def test_inspect_loads_nothing_that_draws_or_distributes(tmp_path):
     image = write_plain_image(tmp_path / "image.fits", 150.0, 2.0, 64)
     heavy = {
-        "distributed", "galsim", "matplotlib", "scipy.interpolate", "scipy.ndimage", "scipy.optimize", "scipy.stats",
-        "skygraft.injection.core", "skygraft.noise.poisson", "skygraft.render.engine", "skygraft.render.sersic",
+        "dask.array", "distributed", "galsim", "llvmlite", "matplotlib", "numba", "pandas.core", "pyarrow.compute",
+        "pyarrow.lib", "pyarrow.parquet", "scipy.fft", "scipy.interpolate", "scipy.ndimage", "scipy.optimize",
+        "scipy.stats", "skygraft.catalog.io", "skygraft.injection.core", "skygraft.noise.poisson",
+        "skygraft.psf.measure_loops", "skygraft.render.engine", "skygraft.render.sersic", "xarray",
     }  # fmt: skip
     code = "from skygraft.cli import main; main()"
     assert imported(heavy, tmp_path / "report", code, "inspect", str(image), "--psf", "moffat:0.9 arcsec") == set()
+
+
+_INJECT = """
+import numpy as np, skygraft
+from skygraft.testing import make_exposure
+catalog = {
+    "injection_id": [0, 1], "ra": [150.0, 150.001], "dec": [2.0, 2.001],
+    "mag": [20.0, 21.0], "source_type": ["Star"] * 2}
+injection = skygraft.inject(make_exposure((64, 64)), catalog, band="r")
+assert injection.summary["n_drawn"] == 2
+seen = injection.exposure.image.sum(), injection.exposure.mask.max(), injection.exposure.replace(gain=None).shape
+"""
+
+
+def test_a_small_injection_loads_nothing_for_labelled_arrays_or_for_many_kernels(tmp_path):
+    heavy = {
+        "dask.array", "distributed", "galsim", "matplotlib", "pandas.core", "pyarrow.compute", "pyarrow.dataset",
+        "scipy.fft", "scipy.interpolate", "scipy.ndimage", "scipy.optimize", "scipy.stats",
+        "skygraft.psf.measure_loops", "skygraft.render.galsim_engine", "xarray",
+    }  # fmt: skip
+    assert imported(heavy, tmp_path / "report", _INJECT) == set()
+
+
+def test_the_planes_load_xarray_when_asked_for(tmp_path):
+    code = "from skygraft.testing import make_exposure; make_exposure((8, 8)).planes"
+    assert imported({"xarray"}, tmp_path / "report", code) == {"xarray"}
+
+
+def test_what_a_worker_imports_leaves_labelled_arrays_out(tmp_path):
+    heavy = {"dask.array", "galsim", "matplotlib", "pandas.core", "pyarrow.compute", "pyarrow.dataset", "xarray"}
+    assert imported(heavy, tmp_path / "report", "import skygraft.execution.task") == set()
+
+
+def test_numba_is_loaded_when_a_loop_is_called(tmp_path):
+    code = "import numpy as np; import skygraft.fitsfile.rice; from skygraft.psf.linear import combine"
+    assert imported({"numba"}, tmp_path / "imported", code) == set()
+    assert imported({"numba"}, tmp_path / "one", f"{code}; combine(np.ones((1, 1)), np.ones((1, 3, 3)))") == set()
+    assert imported({"numba"}, tmp_path / "two", f"{code}; combine(np.ones((1, 2)), np.ones((2, 3, 3)))") == {"numba"}
+
+
+def test_a_lazy_module_is_the_library_itself():
+    lazy = lazy_module("json")
+    assert lazy.dumps is json.dumps
+    with pytest.raises(AttributeError, match="no_such_function"):
+        _ = lazy.no_such_function
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        _ = lazy_module("no_such_library").anything

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import fcntl
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from numba.core import inline_closurecall
 
 from skygraft.jit import compiled, fma, numba_side, scratch
 
@@ -157,6 +160,44 @@ def test_read_only_arrays_and_constants_are_no_specialisations_of_their_own():
     values.setflags(write=False)
     assert total(values, 4) == 6.0
     assert len(total.overloads) == 1
+
+
+@compiled
+def countdown(n):
+    return 0 if n <= 0 else 1 + countdown(n - 1)
+
+
+def test_a_function_may_call_itself_and_is_pickled_by_its_name():
+    assert countdown(5) == 5
+    assert pickle.loads(pickle.dumps(countdown)) is countdown
+
+
+def test_a_function_keeps_its_name_and_text():
+    @compiled
+    def half(x):
+        """Return half of it."""
+        return x / 2
+
+    assert (half.__name__, half.__doc__, half.__module__) == ("half", "Return half of it.", __name__)
+    assert not hasattr(half, "__array__")
+    assert half.py_func(3) == half(3) == 1.5
+
+
+def test_numba_copies_the_scope_of_blocks_once_and_is_left_as_it_was():
+    class Block:
+        def __init__(self, scope):
+            self.scope, self.body = scope, []
+
+    scope = {"x": 1}
+    blocks, copier = [Block(scope), Block(scope)], numba_side._Copier()
+    first, second = [copier.deepcopy(block) for block in blocks], [copier.deepcopy(block) for block in blocks]
+    assert first[0].scope is first[1].scope == scope
+    assert second[0].scope is second[1].scope
+    assert first[0].scope is not second[0].scope is not scope
+    assert first[0].body is not blocks[0].body
+    with numba_side._scopes_copied_once():
+        assert isinstance(inline_closurecall.copy, numba_side._Copier)
+    assert inline_closurecall.copy is copy
 
 
 def test_a_long_cold_start_says_what_it_is(monkeypatch, caplog):

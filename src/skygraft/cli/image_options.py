@@ -97,15 +97,13 @@ AllowPickle = Annotated[
 ]
 
 
-def format_options(
-    option: list[str] | None, ccds: list[Path] | None, allow_pickle: bool, *, of_reading: bool = True
-) -> dict[str, Any]:
-    """Parse the options of a format, whose values are YAML; raise for those that have their own command-line option."""
+def _yaml_options(option: list[str], *, of_reading: bool) -> dict[str, Any]:
+    """Parse NAME=VALUE of each; it imports what reads configurations, which few commands need."""
     from skygraft.config.yaml_schema import parse_yaml
     from skygraft.yaml_text import YamlError
 
     options: dict[str, Any] = {}
-    for text in option or ():
+    for text in option:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise fail(f"--option {text}: NAME=VALUE is needed, such as pixel_area=wcs", code=2)
@@ -116,6 +114,14 @@ def format_options(
             options[name] = parse_yaml(value)
         except YamlError as error:
             raise fail(f"--option {text}: the value is no YAML ({str(error).lstrip(' :')})", code=2) from None
+    return options
+
+
+def format_options(
+    option: list[str] | None, ccds: list[Path] | None, allow_pickle: bool, *, of_reading: bool = True
+) -> dict[str, Any]:
+    """Parse the options of a format, whose values are YAML; raise for those that have their own command-line option."""
+    options = _yaml_options(option, of_reading=of_reading) if option else {}
     if ccds:
         options["ccds"] = [str(path) for path in ccds]
     if allow_pickle:

@@ -164,17 +164,17 @@ def _mark(
                 out[i] |= bit if float(flux[i]) * float(flux[i]) > squared * known else 0
 
 
-@compiled
 def _mark_cores(
     mask: NDArray[np.int32], x0: int, y0: int, x: NDArray[np.float64], y: NDArray[np.float64], bit: np.int32
 ) -> None:
     """Set a bit in the squares about the pixels nearest to (x, y), as far as they are on the canvas."""
     ny, nx = mask.shape
-    for s in range(x.size):
-        i, j = int(np.rint(x[s])) - x0, int(np.rint(y[s])) - y0
-        for row in range(max(0, j - _CORE), min(ny, j + _CORE + 1)):
-            for column in range(max(0, i - _CORE), min(nx, i + _CORE + 1)):
-                mask[row, column] |= bit
+    square = np.arange(-_CORE, _CORE + 1)
+    rows = (np.rint(y).astype(np.int64) - y0)[:, None, None] + square[:, None]
+    columns = (np.rint(x).astype(np.int64) - x0)[:, None, None] + square
+    rows, columns = np.broadcast_arrays(rows, columns)
+    within = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
+    mask[rows[within], columns[within]] |= bit
 
 
 def check_planes(exposure: Exposure, planes: Planes, report: RenderReport, gain: Gain | None) -> None:

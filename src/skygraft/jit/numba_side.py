@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import fcntl
 import functools
@@ -21,7 +22,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils, event, sigutils
+from numba.core import cgutils, event, inline_closurecall, sigutils
 from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
@@ -76,12 +77,52 @@ def _compile_once(made: Any, cache: _Cache | None, read_only: frozenset[int], si
     if known is not None:
         return known.entry_point
     wanted = tuple(_plain(kind, i in read_only) for i, kind in enumerate(given))
-    with global_compiler_lock, contextlib.nullcontext() if cache is None else cache.lock.while_compiling():
+    lock = contextlib.nullcontext() if cache is None else cache.lock.while_compiling()
+    with global_compiler_lock, _scopes_copied_once(), lock:
         entry = type(made).compile(made, wanted)
     if wanted != given:
         # So that later calls with these types find it without asking here.
         made._insert([kind._code for kind in given], entry, False)
     return entry
+
+
+class _Copier:
+    """Stands for the module `copy` where numba copies the blocks of a function in order to inline it.
+
+    Numba copies block by block, and with each block the function's scope with all of its variables, which took a fifth
+    of all compilation. Blocks that are copied one after the other are given one copy of their scope here.
+    """
+
+    def __init__(self) -> None:
+        self._scope: Any = None
+        self._memo: dict[int, Any] = {}
+        self._copied: set[int] = set()
+
+    def deepcopy(self, block: Any) -> Any:
+        """Copy a block."""
+        scope = getattr(block, "scope", None)
+        if scope is None:
+            return copy.deepcopy(block)
+        if scope is not self._scope or id(block) in self._copied:
+            self._scope, self._memo, self._copied = scope, {}, set()
+        self._copied.add(id(block))
+        return copy.deepcopy(block, self._memo)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(copy, name)
+
+
+@contextlib.contextmanager
+def _scopes_copied_once() -> Iterator[None]:
+    module: Any = inline_closurecall
+    if getattr(module, "copy", None) is not copy:  # another numba, or a compilation within one
+        yield
+        return
+    module.copy = _Copier()
+    try:
+        yield
+    finally:
+        module.copy = copy
 
 
 def _plain(kind: Any, read_only: bool) -> Any:

@@ -15,7 +15,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
+import scipy  # scipy.fft is imported when used
 from numpy.typing import NDArray
 
 from skygraft.render.shift import taps_table, window_transform

@@ -21,7 +21,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-import scipy.fft
+import scipy  # scipy.fft is imported when used
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled, scratch

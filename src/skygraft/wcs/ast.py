@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from starlink import Ast
 
 from skygraft.errors import MissingWcsError, WcsError
+from skygraft.lazy import lazy_module
 from skygraft.wcs.ast_dump import ast_errors, read_dump
 from skygraft.wcs.ast_mapping import read_mapping
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_vectors
+
+Ast = lazy_module("starlink.Ast")
 
 __all__ = ["AstWcs"]
 

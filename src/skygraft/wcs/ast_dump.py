@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlink import Ast
-
 from skygraft.errors import WcsError
+from skygraft.lazy import lazy_module
+
+Ast = lazy_module("starlink.Ast")
 
 __all__ = ["ast_errors", "dump_problem", "read_dump"]
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from starlink import Ast
 
 from skygraft.errors import WcsError
+from skygraft.lazy import lazy_module
 from skygraft.wcs.ast_dump import ast_errors, read_dump
+
+Ast = lazy_module("starlink.Ast")
 
 __all__ = ["AstMapping", "read_mapping"]
 
