@@ -40,7 +40,7 @@ MOST_PROCESSES = 1024
 
 _KEEP = {-4: 0, -1: -1, -8: 1}
 """Settings of glibc's allocator (`man mallopt`): arrays of any size come from the heap, none are mapped (M_MMAP_MAX),
-the heap is not trimmed (M_TRIM_THRESHOLD), and one arena serves all threads (M_ARENA_MAX), of which one at a time draws."""
+the heap is not trimmed (M_TRIM_THRESHOLD), and one arena serves all threads (M_ARENA_MAX)."""
 _DEFAULTS = {-4: 65536, -1: 131072}
 """The same as they are by default, as far as they can be taken back."""
 _FIRST_CHUNKS = 12
