@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -16,7 +17,6 @@ from distributed import Client, LocalCluster
 from skygraft.campaign import Campaign
 from skygraft.clusters.cluster import open_cluster
 from skygraft.clusters.connection import insist
-from skygraft.clusters.dask_settings import ALLOCATOR
 from skygraft.clusters.guard import guard_workers
 from skygraft.clusters.preflight import Expectation
 from skygraft.config.cluster_kinds import LocalConfig, SchedulerConfig, SlurmConfig
@@ -92,17 +92,42 @@ def test_strangers_are_refused_without_being_asked_for_it() -> None:
         assert opened.client.submit(sum, [1, 3]).result() == 4
 
 
+def mapped_bytes() -> int:
+    """How much more memory is mapped, not taken from the heap, when an array of 64 MB is allocated."""
+    library = ctypes.CDLL(None)
+    # The structure of `man mallinfo2`: ten numbers, of which the fifth is the bytes that are mapped.
+    library.mallinfo2.restype = type("Info", (ctypes.Structure,), {"_fields_": [("numbers", ctypes.c_size_t * 10)]})
+    before = library.mallinfo2().numbers[4]
+    kept = np.empty(1 << 26, np.uint8)
+    return int(library.mallinfo2().numbers[4] - before) // kept.size
+
+
 @pytest.mark.dask
-def test_the_environment_of_workers_is_not_left_to_the_process_that_started_them() -> None:
-    """Dask sets it in that process, too: later programs of a notebook would allocate memory as workers do."""
+def test_workers_keep_their_memory_and_leave_no_environment_to_the_process_that_started_them() -> None:
+    """Dask sets variables in that process, too: later programs of a notebook would have them."""
     before = dict(os.environ)
     with open_cluster(LocalConfig(n_workers=1)) as opened:
         [theirs] = opened.client.run(lambda: dict(os.environ)).values()
-    assert ALLOCATOR.items() <= theirs.items()
+        assert [*opened.client.run(mapped_bytes).values()] == [0]
+    assert mapped_bytes() == 1
     assert theirs["OMP_NUM_THREADS"] == "1"
+    assert not {name for name in {*theirs, *os.environ} if name.startswith("MALLOC_")} - {*before}
     changed = {name for name in {*os.environ, *before} if os.environ.get(name) != before.get(name)}
     # What Dask's processes know their parent by; it says nothing to others.
     assert changed <= {"__DASK_PARENT_PID"}
+
+
+@pytest.mark.dask
+def test_workers_of_another_scheduler_keep_their_memory_during_a_run(expectation: Expectation) -> None:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        mapped = [*client.run(mapped_bytes).values()]
+        with guard_workers(client, expectation):
+            mapped += client.run(mapped_bytes).values()
+        mapped += client.run(mapped_bytes).values()
+    assert mapped == [1, 0, 1]
 
 
 @pytest.mark.dask

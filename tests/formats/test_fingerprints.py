@@ -18,7 +18,14 @@ from skygraft import read_exposure, write_exposure
 from skygraft.exposure import Exposure
 from skygraft.fitsfile import tiles
 from skygraft.formats import fits_write
-from skygraft.formats.fits_fingerprints import FINGERPRINTS, Fingerprint
+from skygraft.formats.fits_fingerprints import (
+    AS_READ,
+    FINGERPRINTS,
+    Fingerprint,
+    find_touched,
+    without_fingerprints,
+)
+from skygraft.formats.fits_layout import Plane
 
 SIZE = 96
 TILE = (32, 40)
@@ -40,6 +47,28 @@ def test_any_bit_of_any_pixel_is_noticed_in_its_tile_alone(
     touched = before.touched(plane).reshape(rows, columns)
     assert touched[where[0] // tile[0], where[1] // tile[1]]
     assert touched.sum() == 1
+
+
+@pytest.mark.parametrize("compression", [None, "GZIP_2", "RICE_1"])
+def test_planes_kept_as_they_were_read_serve_as_well_as_fingerprints(tmp_path: Path, compression: str | None) -> None:
+    """As in a campaign: without fingerprints, and with the exposure before injection."""
+    image = make_image(tmp_path, compression)
+    with without_fingerprints():
+        as_read = read(image)
+    assert FINGERPRINTS not in as_read.extra
+    copied = as_read.replace(planes=as_read.planes.copy(deep=True), extra={**as_read.extra, AS_READ: as_read})
+    marked, plane = read(image), Plane("image", image, 1, TILE if compression else None)
+    for exposure, name in ((copied, "kept.fits"), (marked, "marked.fits")):
+        write_exposure(changed(exposure), tmp_path / name)
+    kept, by_digest = find_touched(copied, plane), find_touched(marked, plane)
+    assert kept is not None
+    assert by_digest is not None
+    np.testing.assert_array_equal(kept, by_digest)
+    assert kept.any()
+    assert (tmp_path / "kept.fits").read_bytes() == (tmp_path / "marked.fits").read_bytes()
+    # A plane of another shape is not compared.
+    cut = as_read.replace(planes=as_read.planes.isel(y=slice(1, None)))
+    assert find_touched(copied.replace(extra={**copied.extra, AS_READ: cut}), plane) is None
 
 
 def make_image(folder: Path, compression: str | None, noise: str = "variance") -> Path:

@@ -33,6 +33,7 @@ from skygraft.monitoring.dashboard import DashboardReporter
 from skygraft.monitoring.overview import Overview, make_overview
 from skygraft.monitoring.reporters import Reporter
 from skygraft.place_names import shown_place
+from skygraft.processes import keeping_memory
 from skygraft.records.checkpoint_writer import CheckpointWriter
 from skygraft.records.events import TablesStarted
 from skygraft.records.files import Layout
@@ -119,6 +120,7 @@ class CampaignRun:
             if len(jobs) and client is not None:
                 result = self._drive(stack, client, watch, jobs, overview, max_threads)
             elif len(jobs):
+                stack.enter_context(keeping_memory())
                 result = drive_serial(
                     jobs, self.work(), self, retries=self.config.retries, interruption=self.interruption
                 )

@@ -34,6 +34,7 @@ from skygraft.config.cluster_kinds import (
     SchedulerConfig,
 )
 from skygraft.errors import CampaignError
+from skygraft.processes import keep_memory
 from skygraft.records.interruption import Terminated
 
 __all__ = ["open_cluster"]
@@ -56,6 +57,17 @@ class _LocalProcess(WorkerPlugin):
         """Exclude all objects from garbage collection, which takes seconds when the interpreter ends."""
         del worker
         gc.freeze()
+
+
+class _KeptMemory(WorkerPlugin):
+    """Has a worker keep the memory of an image for its next one."""
+
+    name = "skygraft-kept-memory"
+
+    def setup(self, worker: Any) -> None:
+        """Tell the worker's allocator."""
+        del worker
+        keep_memory()
 
 
 @contextlib.contextmanager
@@ -115,6 +127,9 @@ def open_cluster(
             case _:
                 raise TypeError(f"no way to open a cluster of kind {config.kind}")
         with opened as cluster:
+            if not isinstance(config, SchedulerConfig):
+                # Workers of a scheduler of the user's own keep it during a run alone: see `skygraft.clusters.guard`.
+                insist(lambda: cluster.client.register_plugin(_KeptMemory()))
             # The address in Dask's own link may be one at which nothing listens.
             yield dataclasses.replace(cluster, dashboard=find_dashboard(cluster.client).describe(cluster.kind))
 

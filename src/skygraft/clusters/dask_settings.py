@@ -4,10 +4,6 @@ Dask's processes monitor themselves all the time: their event loops fifty times 
 their memory ten times. That takes 4 per cent of a core in a worker, and 7 per cent in a driver with a cluster of its
 own, which two workers on two cores cannot spare. With `CALM` it is 0.5 and 1.5 per cent. The dashboard shows the same,
 with coarser steps.
-
-Dask has workers give freed memory back to the system at once. An image of 2000 x 4600 pixels is then some 80,000 new
-pages of memory, which take 40 per cent of a worker's processor time; with `ALLOCATOR` a worker keeps what it has had
-for its next image, and its largest size hardly grows (736 instead of 667 MB).
 """
 
 from __future__ import annotations
@@ -15,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ALLOCATOR", "CALM", "DRIVER", "JOBS", "PATIENT", "WORKERS", "as_environment"]
+__all__ = ["CALM", "DRIVER", "JOBS", "PATIENT", "WORKERS", "as_environment"]
 
 CALM: dict[str, Any] = {
     "distributed.admin.tick.interval": "500ms",
@@ -32,15 +28,6 @@ WORKERS: dict[str, Any] = {
 }
 """Settings of the workers' processes."""
 
-ALLOCATOR: dict[str, str] = {
-    # Arrays of any size come from the heap, none are mapped, and the heap is not trimmed. A worker draws one image at
-    # a time, so that one arena serves all of its threads.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "4000000000",
-    "MALLOC_ARENA_MAX": "1",
-}
-"""Environment variables of the workers' processes, which glibc reads when they start (`man mallopt`)."""
-
 PATIENT: dict[str, Any] = {
     # The nanny of a worker that died starts another one, which may take long; Dask would close the nanny meanwhile.
     "distributed.deploy.lost-worker-timeout": "365d",
@@ -54,9 +41,8 @@ DRIVER: dict[str, Any] = {
     # Tasks wait at the scheduler, not at a worker that may die: fewer are run again, and the workers finish together.
     "distributed.scheduler.worker-saturation": 1.0,
     **PATIENT,
-    # Dask's own, of which the first is replaced.
+    # Dask's own, without that which has workers give freed memory back at once: see `skygraft.processes.keep_memory`.
     "distributed.nanny.pre-spawn-environ": {
-        **ALLOCATOR,
         "OMP_NUM_THREADS": 1,
         "MKL_NUM_THREADS": 1,
         "OPENBLAS_NUM_THREADS": 1,

@@ -19,6 +19,7 @@ from distributed.core import Status
 from skygraft.clusters.connection import insist
 from skygraft.clusters.preflight import PACKAGES, Expectation, relevant_versions, version_differences
 from skygraft.errors import CampaignError
+from skygraft.processes import give_back_memory, keep_memory
 
 __all__ = ["Guard", "guard_workers"]
 
@@ -31,7 +32,10 @@ _ANSWER_SECONDS = 120.0
 
 
 class _Preflight(WorkerPlugin):
-    """Checks its worker before the worker takes a task, reports the result, and closes a worker that is unfit."""
+    """Checks its worker before the worker takes a task, reports the result, and closes a worker that is unfit.
+
+    As long as it is there, the worker's process keeps the memory of an image for the next one.
+    """
 
     def __init__(self, expectation: Expectation, driver: str) -> None:
         self.name = _topic(expectation)
@@ -52,10 +56,17 @@ class _Preflight(WorkerPlugin):
                 "warnings": list(fitness.warnings),
             },
         )
-        if not fitness.ok:
+        if fitness.ok:
+            keep_memory()
+        else:
             # A worker with this status starts no tasks.
             worker.status = Status.closing_gracefully
             worker.loop.add_callback(_leave, worker)
+
+    def teardown(self, worker: Any) -> None:
+        """Give the memory back: the workers of a scheduler of the user's own go on to something else."""
+        del worker
+        give_back_memory()
 
 
 def _topic(expectation: Expectation) -> str:

@@ -27,7 +27,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from skygraft.clusters.base import OpenCluster
 from skygraft.clusters.batch import BATCH_SYSTEMS, BatchSystem, JobState, log_tail
-from skygraft.clusters.dask_settings import ALLOCATOR, JOBS, WORKERS, as_environment
+from skygraft.clusters.dask_settings import JOBS, WORKERS, as_environment
 from skygraft.clusters.watchdog import Outlook
 from skygraft.config.cluster_kinds import BatchConfig, HtcondorConfig, PbsConfig, QueueConfig, SgeConfig
 from skygraft.config.yaml_schema import parse_bytes, parse_duration, parse_timeout
@@ -52,7 +52,7 @@ _CONNECT_SECONDS = 300.0
 """A job that has been running for this time without a worker is considered broken."""
 _MESSAGE_SECONDS = 60.0
 _TLS_PREFIX = ".tls-"
-_EXPORTS = tuple(f"export {name}={value}" for name, value in {**ALLOCATOR, **as_environment(WORKERS)}.items())
+_EXPORTS = tuple(f"export {name}={value}" for name, value in as_environment(WORKERS).items())
 
 
 @dataclass

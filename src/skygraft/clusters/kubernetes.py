@@ -12,7 +12,7 @@ from typing import Any
 from distributed import Client
 
 from skygraft.clusters.base import OpenCluster, wait_for_worker
-from skygraft.clusters.dask_settings import ALLOCATOR, WORKERS, as_environment
+from skygraft.clusters.dask_settings import WORKERS, as_environment
 from skygraft.config.cluster_kinds import KubernetesConfig
 from skygraft.config.yaml_schema import parse_bytes, read_yaml
 from skygraft.errors import CampaignError, ConfigError
@@ -66,7 +66,7 @@ def manifest(config: KubernetesConfig, name: str) -> dict[str, Any]:
         image=config.image,
         n_workers=config.minimum_workers,
         resources={"requests": amounts, "limits": amounts},
-        env={**ALLOCATOR, **as_environment(WORKERS), **config.env},
+        env={**as_environment(WORKERS), **config.env},
         worker_command=["dask", "worker"],
     )
     volumes = [

@@ -131,8 +131,13 @@ def _search(tables: _Table, at: Any, bits: Any) -> tuple[Any, Any]:
 
 
 @compiled(_nrt=False)
-def _read_lengths(heap: _Bytes, bits: Any, count: Any, place: Any, lengths: _Bytes) -> tuple[Any, Any, Any, Any, Any]:
-    """Read the lengths of a block's codes: new bits, count and place, and how many of each code, 0 if damaged."""
+def _read_lengths(
+    heap: _Bytes, bits: Any, count: Any, place: Any, end: Any, lengths: _Bytes
+) -> tuple[Any, Any, Any, Any, Any]:
+    """Read the lengths of a block's codes: new bits, count and place, and how many of each code, 0 if damaged.
+
+    The stream ends at `end`.
+    """
     table, codes, own = scratch(128, np.uint16), scratch(35, np.uint16), scratch(19, np.uint8)
     bad = bits, count, place, 0, 0
     n_literals, n_distances = int(bits & _U64(31)) + 257, int((bits >> _U64(5)) & _U64(31)) + 1
@@ -148,6 +153,8 @@ def _read_lengths(heap: _Bytes, bits: Any, count: Any, place: Any, lengths: _Byt
         return bad
     i, total = 0, n_literals + n_distances
     while i < total:
+        if place > end:
+            return bad
         bits, count, place = _fill(heap, bits, count, place)
         entry = table[bits & _U64(127)]
         length, symbol = _U64(entry & 15), int((entry & (_OTHER - 1)) >> 4)
@@ -199,7 +206,9 @@ def _begin_block(heap: _Bytes, raw: _Bytes, lane: Any, tables: _Table, state: _W
         for i in range(320):
             lengths[i] = _FIXED[i]
     elif kind == _U64(2):
-        bits, count, place, n_literals, n_distances = _read_lengths(heap, bits, count, place, lengths)
+        bits, count, place, n_literals, n_distances = _read_lengths(
+            heap, bits, count, place, state[_STREAM_END], lengths
+        )
     if kind == _U64(3) or n_literals == 0:
         return False
     state[_BITS_OF], state[_COUNT], state[_PLACE] = bits, count, place

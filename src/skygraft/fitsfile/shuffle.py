@@ -79,7 +79,7 @@ def _gzip_groups(groups: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[
         pieces += [stream.compress(groups[tile, start:end]), stream.flush(_FULL_FLUSH)]
     sizes = np.fromiter(map(len, pieces), np.int64, len(pieces)).reshape(-1, 2).sum(axis=1)
     sums = np.fromiter(map(isal_zlib.crc32, groups), np.uint32, len(groups))
-    n_tiles, n, size = groups.shape
+    n_tiles, _, size = groups.shape
     stored = size + 5 * (-(-size // _LONGEST_STORED))
     streams = np.frombuffer(b"".join(pieces), np.uint8)
     room = n_tiles * (len(_GZIP_HEADER) + len(_LAST_BLOCK) + 8) + np.count_nonzero(random) * stored + len(streams)
@@ -186,7 +186,7 @@ def _look_random(groups: NDArray[np.uint8], found: NDArray[np.bool_]) -> None:
             end = min(size, start + _LOOK_EVERY * step)
             for i in range(np.uint64(start), np.uint64(end), np.uint64(step)):
                 byte = groups[k, i]
-                pairs += np.int64(counts[byte])
+                pairs += int(counts[byte])
                 counts[byte] += np.uint32(1)
             start = end
         found[k] = pairs < most

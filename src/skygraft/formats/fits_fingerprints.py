@@ -32,7 +32,7 @@ __all__ = ["AS_READ", "FINGERPRINTS", "Fingerprint", "find_touched", "with_finge
 FINGERPRINTS = "fingerprints"
 """Key of `Exposure.extra`: the `Fingerprint` of each plane, by path and HDU."""
 AS_READ = "as_read"
-"""Key of `Exposure.extra`: the exposure as it was read, whose planes nothing has changed since; instead of fingerprints."""
+"""Key of `Exposure.extra`, instead of fingerprints: the exposure as it was read, whose planes nothing has changed."""
 _LEFT_OUT: ContextVar[bool] = ContextVar("_LEFT_OUT", default=False)
 
 
@@ -96,7 +96,7 @@ class Fingerprint:
 
 @contextlib.contextmanager
 def without_fingerprints() -> Iterator[None]:
-    """Context in which exposures are read without fingerprints, by a caller who gives `AS_READ` when they are written."""
+    """Context in which exposures are read without fingerprints; who writes them gives `AS_READ`."""
     token = _LEFT_OUT.set(True)
     try:
         yield
@@ -166,8 +166,8 @@ def _differing(before: NDArray[Any], after: NDArray[Any], tile_shape: tuple[int,
     if before.ndim == 2 and before.itemsize == 4:
         ny, nx = (-(-n // t) for n, t in zip(before.shape, tile_shape, strict=True))
         found = np.zeros(ny * nx, np.bool_)
-        bits = (np.ascontiguousarray(plane).view(np.uint32) for plane in (before, after))
-        _compare(*bits, *tile_shape, found)
+        old, new = (np.ascontiguousarray(plane).view(np.uint32) for plane in (before, after))
+        _compare(old, new, tile_shape[0], tile_shape[1], found)
         return found
     same = (before[where].tobytes() == after[where].tobytes() for where in tile_slices(before.shape, tile_shape))
     return ~np.fromiter(same, np.bool_)
