@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
+from skygraft.psf.linear import aligned
 from skygraft.psf.wings import Wings
 from skygraft.render.canvas import Canvas
 from skygraft.render.coarse import FINEST, N_LEVELS, NODE, Cells, CoarseField
@@ -59,6 +60,10 @@ class WingPainter:
     def __init__(self, canvas: Canvas, wings: Wings) -> None:
         self._canvas, self._wings = canvas, wings
         self._field = CoarseField(canvas)
+        _, _, _, rows, columns = self._field.cells.layout[0]
+        # Pixels of the smallest cells that an end lies across, cell by cell: close together in memory, unlike rows.
+        self._ends = aligned((rows * columns * FINEST**2,), np.zeros)
+        self._ended = np.zeros(rows * columns, dtype=np.bool_)
 
     def add(
         self,
@@ -108,8 +113,10 @@ class WingPainter:
             table = wing_table(wings, int(blur[some[0]]))
             points = x[some], y[some], amplitude[some], reach[some], sharp[some], ~whole[some]
             corner, scale = (canvas.x0, canvas.y0), (table.unit, table.inner)
+            of_ends = self._ends, self._ended
             landed = _add_light(
-                canvas.model, corner, self._field.cells, table.pieces, table.radii, scale, _NODES_X, _NODES_Y, points
+                *(canvas.model, corner, self._field.cells, of_ends, table.pieces, table.radii, scale),
+                *(_NODES_X, _NODES_Y, points),
             )
             counted = some[~whole[some]]
             deposited[counted] = landed[~whole[some]]
@@ -117,7 +124,10 @@ class WingPainter:
 
     def finish(self) -> None:
         """Add the cells to the canvas; to be called once, after all sources."""
-        self._field.add_to(self._canvas)
+        canvas = self._canvas
+        self._field.add_to(canvas)
+        if self._ended.any():
+            _add_ends(canvas.model, (canvas.x0, canvas.y0), self._field.cells.layout[0], self._ends, self._ended)
 
 
 @compiled
@@ -125,6 +135,7 @@ def _add_light(
     model: NDArray[np.float32],
     corner: tuple[int, int],
     cells: Cells,
+    at_ends: tuple[NDArray[np.float32], NDArray[np.bool_]],
     table: NDArray[np.float32],
     radii: NDArray[np.float64],
     scale: tuple[float, float],
@@ -140,7 +151,7 @@ def _add_light(
     ],
 ) -> NDArray[np.float64]:  # pragma: no cover - compiled
     """Add the light of points (x, y, amplitude, reach, whether it ends sharply, whether what lands is wanted)."""
-    unit, inner = scale
+    (unit, inner), (ends, ended) = scale, at_ends
     px, py, amplitudes, reaches, sharps, counts = points
     touched, layout, sums = cells.touched, cells.layout, cells.sums
     values = cells.values.reshape(-1)
@@ -164,6 +175,7 @@ def _add_light(
             h = FINEST << level
             side, half, half_parent = 2 * h, _HALF_DIAGONAL * h, 2.0 * _HALF_DIAGONAL * h
             least, least_parent = radii[level], radii[level + 1] if level < N_LEVELS - 1 else np.inf
+            end_square = reach * reach
             # Cells up to the reach may hold any of the light; those that lie across it end up as smaller ones.
             bounded, bounded_parent = sharp or level >= _FINE_LEVELS, sharp or level + 1 >= _FINE_LEVELS
             # Squares of distances from the source, so that no roots are needed.
@@ -181,8 +193,11 @@ def _add_light(
                     square = dx * dx + dy * dy
                     if square > beyond_parent or square < hole_parent:
                         continue
-                    if square >= far_parent and (not bounded_parent or square <= within_parent):
-                        continue
+                    if square >= far_parent:
+                        if not bounded_parent or square <= within_parent:
+                            continue
+                        if sharp and _furthest(dx, dy, h - 0.5) <= end_square:
+                            continue
                     n_used = 0
                     for child in range(4):
                         use[child] = False
@@ -193,9 +208,41 @@ def _add_light(
                         square = cx * cx + cy * cy
                         if square > beyond or square < hole:
                             continue
-                        if square >= far and (not bounded or square <= within):
-                            use[child] = bounded or square <= reach * reach
+                        inside = not bounded or square <= within
+                        if square >= far and (inside or (sharp and _furthest(cx, cy, 0.5 * (h - 1)) <= end_square)):
+                            use[child] = bounded or square <= end_square
                             n_used += use[child]
+                        elif level == 0 and square >= far:
+                            # The end lies across it. Where a cell may stand for its pixels, a parabola in the square of
+                            # the radius is as good, and needs no table for every row.
+                            if _nearest(cx, cy, 0.5 * (h - 1)) > end_square:
+                                continue
+                            step = np.float32(per * per * h * np.sqrt(square))
+                            center = np.float32(per * per * square + OFFSET)
+                            pixels[0], pixels[1], pixels[2] = center - step, center, center + step
+                            store(pixels, 0, amplitude * _value_at(table, load(pixels, 0)))
+                            middle, tilt = pixels[1], 0.5 * (pixels[2] - pixels[0]) / step
+                            bend = (0.5 * (pixels[2] + pixels[0]) - middle) / (step * step)
+                            first, last = max(corner[0], i0) - i0, min(x_end - 1, i0 + FINEST - 1) - i0
+                            low, high = max(corner[1], j0), min(y_end - 1, j0 + FINEST - 1)
+                            u = spread(np.float32(per * (i0 - x))) + factor * load(_LANES, 0)
+                            u = u * u + offset - spread(center)
+                            end = spread(np.float32((per * reach) ** 2 + _OFFSET) - center)
+                            flux = spread(np.float32(0.0))
+                            c0, c1, c2 = spread(np.float32(middle)), spread(np.float32(tilt)), spread(np.float32(bend))
+                            place = (2 * parent_j + child // 2 - layout[0, 1]) * layout[0, 4]
+                            place += 2 * parent_i + child % 2 - layout[0, 2]
+                            ended[place] = True
+                            for j in range(low, high + 1):
+                                v = spread(np.float32(per * (j - y)))
+                                at = v * v + u
+                                value = nothing_beyond(c0 + at * (c1 + at * c2), at, end)
+                                row_at = FINEST * (FINEST * place + j - j0)
+                                store(ends, row_at, load(ends, row_at) + value)
+                                flux = flux + value
+                            store(pixels, 0, flux)
+                            for t in range(first, last + 1):
+                                deposited += pixels[t]
                         elif level == 0:
                             # Pixel by pixel.
                             first, last = max(corner[0], i0) - i0, min(x_end - 1, i0 + FINEST - 1) - i0
@@ -255,3 +302,37 @@ def _add_light(
                                 deposited += (sums[level, j_high, a] - sums[level, j_low, a]) * part
         landed[s] = deposited
     return landed
+
+
+@compiled
+def _add_ends(
+    model: NDArray[np.float32],
+    corner: tuple[int, int],
+    layout: NDArray[np.int64],
+    ends: NDArray[np.float32],
+    ended: NDArray[np.bool_],
+) -> None:  # pragma: no cover - compiled
+    """Add the pixels of the cells that an end lies across to the canvas."""
+    rows, columns = model.shape
+    for cell in range(ended.size):
+        if not ended[cell]:
+            continue
+        first_j = FINEST * (layout[1] + cell // layout[4]) - corner[1]
+        first_i = FINEST * (layout[2] + cell % layout[4]) - corner[0]
+        for t in range(max(0, -first_j), min(FINEST, rows - first_j)):
+            for s in range(max(0, -first_i), min(FINEST, columns - first_i)):
+                model[first_j + t, first_i + s] += ends[FINEST * (FINEST * cell + t) + s]
+
+
+@compiled(inline="always")
+def _furthest(x: float, y: float, half: float) -> float:  # pragma: no cover - compiled
+    """Square of the distance to the furthest point of a square about (x, y)."""
+    dx, dy = abs(x) + half, abs(y) + half
+    return dx * dx + dy * dy
+
+
+@compiled(inline="always")
+def _nearest(x: float, y: float, half: float) -> float:  # pragma: no cover - compiled
+    """Square of the distance to the nearest point of a square about (x, y)."""
+    dx, dy = max(abs(x) - half, 0.0), max(abs(y) - half, 0.0)
+    return dx * dx + dy * dy
