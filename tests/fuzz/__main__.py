@@ -69,9 +69,10 @@ def fuzz(
     seconds: float = 60,
     processes: int = 2,
     only: list[Case] | None = None,
+    few: bool = False,
 ) -> list[Outcome]:
     """Run cases; their outcomes, kept in ``folder/outcomes.jsonl`` too."""
-    work = Fuzz(folder / "seeds", seed, TARGETS)  # type: ignore[arg-type]
+    work = Fuzz(folder / "seeds", seed, TARGETS, few=few)  # type: ignore[arg-type]
     work.make_seeds(targets)
     todo = in_turn(targets, cases) if only is None else only
     memory = Path("/dev/shm")
@@ -115,7 +116,7 @@ def main() -> int:
         work = Fuzz(folder / "seeds", given.seed, TARGETS)  # type: ignore[arg-type]
         work.make_seeds([target])
         os.chdir(folder)
-        work.prepare(target)
+        work.prepare(target, int(number))
         outcome = measured(work.run, target, int(number))
         print(f"{outcome.kind}: {outcome.name}: {outcome.what}", outcome.detail, f"in {folder / 'case'}", sep="\n")
         return int(outcome.kind in FAULTS)
