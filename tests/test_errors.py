@@ -56,6 +56,8 @@ def causes() -> list[BaseException]:
     except pa.ArrowInvalid as error:
         made.append(error)
 
+    made.append(ValueError("of a validator", lambda: None))
+
     class LocalError(Exception):
         """Of a class that no other process can look up."""
 

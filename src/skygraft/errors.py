@@ -8,6 +8,7 @@ return them unchanged.
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from typing import Any
 
@@ -64,9 +65,18 @@ def _portable(error: BaseException) -> BaseException:
     kind = type(error)
     known = getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind
     # The text of a UnicodeError is empty after tblib has rebuilt it, because it is not in `args`.
-    if known and not isinstance(error, UnicodeError):
+    if known and not isinstance(error, UnicodeError) and (isinstance(error, SkygraftError) or _has_plain_parts(error)):
         return error
     return RuntimeError(f"{kind.__qualname__}: {error}").with_traceback(error.__traceback__)
+
+
+def _has_plain_parts(error: BaseException) -> bool:
+    """Whether what an error holds can be pickled, as functions that were made on the way cannot."""
+    try:
+        pickle.dumps((error.args, vars(error)))
+    except Exception:  # whatever its parts raise
+        return False
+    return True
 
 
 def _make_portable(error: BaseException) -> None:

@@ -135,6 +135,9 @@ def test_margins_without_their_main_catalogue_are_refused(tmp_path):
     write_collection(tmp_path / "pair", sky_rows(N))
     with pytest.raises(CatalogError, match="of the kind 'margin'"):
         read_catalog(tmp_path / "pair" / "margin_10arcs")
+    (tmp_path / "pair" / "main" / "hats.properties").unlink()
+    with pytest.raises(CatalogError, match="'main' has no properties"):
+        read_catalog(tmp_path / "pair")
     shutil.rmtree(tmp_path / "pair" / "main")
     with pytest.raises(CatalogError, match=r"'main' is not there \(there are margin_10arcs\)"):
         read_catalog(tmp_path / "pair")

@@ -4,7 +4,14 @@ Each case damages one file (a card, an HDU, a row, an AST line, bytes, a YAML ke
 is judged: ``ok`` (what was accepted still means what it did), ``refused`` (one of skygraft's errors), or a fault:
 ``hang`` (more than 10 s of processor time), ``signal`` (the process died), ``foreign`` (an exception that is not
 skygraft's own), ``memory`` (more than 200 MB), ``silent`` (a wrong number was accepted and nothing was said). The
-targets are ``fits`` (images), ``catalogue``, ``config`` (campaign.yaml) and ``outputs`` (what a campaign wrote).
+targets are
+
+* ``fits``: images of every format, ASDF among them; ``psf``: files of every kind of PSF; ``stamps``: FITS, HDF5, Zarr
+* ``catalogue``; ``folders``: HATS collections and folders of Parquet files; ``detections``: those of pipelines
+* ``tables``: light curves, ephemerides, profiles of wings
+* ``config``: campaign.yaml; ``generation``: population.yaml, and the tables and maps that it names
+* ``urls``, ``templates``: names of files in stores, and names with fields in braces
+* ``outputs``: what a campaign wrote
 
     uv run python tests/fuzz --minutes 30                 # all targets, in the proportions of `SHARES`
     uv run python tests/fuzz --cases 50000 --seed 7       # so many cases; other seeds make other damage
@@ -69,9 +76,10 @@ def fuzz(
     seconds: float = 60,
     processes: int = 2,
     only: list[Case] | None = None,
+    few: bool = False,
 ) -> list[Outcome]:
     """Run cases; their outcomes, kept in ``folder/outcomes.jsonl`` too."""
-    work = Fuzz(folder / "seeds", seed, TARGETS)  # type: ignore[arg-type]
+    work = Fuzz(folder / "seeds", seed, TARGETS, few=few)  # type: ignore[arg-type]
     work.make_seeds(targets)
     todo = in_turn(targets, cases) if only is None else only
     memory = Path("/dev/shm")
@@ -115,7 +123,7 @@ def main() -> int:
         work = Fuzz(folder / "seeds", given.seed, TARGETS)  # type: ignore[arg-type]
         work.make_seeds([target])
         os.chdir(folder)
-        work.prepare(target)
+        work.prepare(target, int(number))
         outcome = measured(work.run, target, int(number))
         print(f"{outcome.kind}: {outcome.name}: {outcome.what}", outcome.detail, f"in {folder / 'case'}", sep="\n")
         return int(outcome.kind in FAULTS)

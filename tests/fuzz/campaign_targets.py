@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import yaml
+from astropy import units as u
 from astropy.io import fits
+from astropy.table import Table
 
 from fuzz.images import PSF
 from fuzz.judge import CommandFailedError, SilentError, command, inside
 from fuzz.kit import Fuzz, copy_tree
-from kits.plain_images import write_plain_image
+from kits.plain_images import SCALE, write_plain_image
 from kits.tiny_campaign import DEC, RA, write_tiny_campaign
 
 # --- configurations
@@ -42,9 +44,34 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "healpix": {"skymap": {"kind": "healpix", "nside": 64, "patch_nside": 1024}, "injection": {"seed": 4}},
     "options": {"survey": {"images": "raw/*.fits", "options": {"zeropoint_key": "MAGZERO"},
                            "calibration": {"psf": {"kind": "gaussian", "fwhm": "4 pix"}}}},
+    "wings": {"injection": {"wings": {"model": "power_law", "alpha": 3.0, "join": "12 pix", "outer": "40 pix"}}},
+    "profile_of_wings": {"injection": {"wings": {"model": "profile", "file": "wings.ecsv", "join": "2 arcsec"}}},
+    "psf_files": {"survey": {"images": "raw/*.fits", "calibration": {
+        "psf": {"band": {"r": {"kind": "image", "path": "../psf_{band}_{visit:04d}.fits"}, "g": "{stem}.psf"}}}}},
+    "times": {"catalog": {"path": "fakes.parquet", "ephemerides": "ephemerides.csv", "light_curves": "curves.csv"}},
+    "recovery": {"recovery": {"catalogs": {
+        "injected": "cats/{file}.cat", "original": "cats/{stem}_0.cat", "columns": {"ra": "RA", "dec": "D", "mag": "M"},
+        "units": {"RA": "rad"}, "frame": "fk5", "zeropoint": 27.0, "duplicate_arcsec": 0.3}}},
     "slurm": {"cluster": _SLURM},
     "profile": {"cluster": "site.yaml"},
 }  # fmt: skip
+
+
+def _write_files(folder: Path, named: str) -> None:
+    """Write what a configuration names besides images and catalogue."""
+    if "wings.ecsv" in named:
+        table = Table({"radius": np.geomspace(0.5, 20, 9) * u.arcsec, "surface_brightness": np.geomspace(1, 1e-4, 9)})
+        table.write(folder / "wings.ecsv")
+    if "psf_{band}" in named:
+        y, x = np.mgrid[-10:11, -10:11]
+        header = fits.Header({"PIXSCALE": SCALE, "FILTER": "r"})
+        fits.writeto(folder / "psf_r_0500.fits", np.exp(-(x**2 + y**2) / 8.0).astype(np.float32), header)
+    if "curves.csv" in named:
+        place = {"ra": RA + np.arange(4) * 1e-4, "dec": [DEC] * 4}
+        Table({"id": [3] * 4, "mjd": 58000.0 + np.arange(4), **place, "mag_r": [20.0] * 4}).write(
+            folder / "ephemerides.csv"
+        )
+        Table({"id": ["a", "a"], "mjd": [0.0, 1e5], "mag_r": [20.0, 21.0]}).write(folder / "curves.csv")
 
 
 class Config:
@@ -59,6 +86,7 @@ class Config:
         for name, settings in _CONFIGS.items():
             write_tiny_campaign(folder / name, 1, **settings)
             (folder / name / "site.yaml").write_text(yaml.safe_dump(_SLURM))
+            _write_files(folder / name, yaml.safe_dump(settings))
             with inside(folder / name):
                 code, text = command("plan", "campaign.yaml", "--processes", "1")
                 if "error:" in text:

@@ -12,12 +12,13 @@ import numpy as np
 import yaml
 from astropy.table import QTable
 
-from fuzz.images import DEAR, make_images
+from fuzz.images import DEAR, FEW, make_images
 from fuzz.judge import CommandFailedError, SilentError, check_drawn, command
 from fuzz.kit import Fuzz, copy_tree
 
 WEIGHTS = DEAR
 make = make_images
+__all__ = ["FEW", "WEIGHTS", "attempt", "make"]
 
 _ENDINGS = (".fits", ".fit", ".asdf", ".psf", ".fz", ".gz", ".json")
 

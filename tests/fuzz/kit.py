@@ -32,12 +32,14 @@ class Fuzz:
     targets : mapping
         Modules by name, each with ``make(folder)``, which writes sound files and returns their names, ``WEIGHTS`` of
         those that are drawn less often, and ``attempt(fuzz, name, case, rng, what)``, which damages and uses one.
+    few : bool
+        Make those sound files only that a target lists in ``FEW``, for a short run.
     """
 
-    def __init__(self, folder: Path, seed: int, targets: dict[str, ModuleType]) -> None:
-        self.folder, self.seed, self.targets = folder.resolve(), seed, targets
+    def __init__(self, folder: Path, seed: int, targets: dict[str, ModuleType], *, few: bool = False) -> None:
+        self.folder, self.seed, self.targets, self.few = folder.resolve(), seed, targets, few
         self._known: dict[str, Any] = {}
-        self._prepared: set[str] = set()
+        self._prepared: set[tuple[str, str]] = set()
         self.harmless = False
         self.name, self.number = "", 0
 
@@ -56,7 +58,9 @@ class Fuzz:
                 shutil.rmtree(self.folder / target, ignore_errors=True)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    names = self.targets[target].make(self.folder / target)
+                    make = self.targets[target].make
+                    some = getattr(self.targets[target], "FEW", None) if self.few else None
+                    names = make(self.folder / target) if some is None else make(self.folder / target, some)
                 (self.folder / target / "names.json").write_text(json.dumps(names))
         except BaseException:
             traceback.print_exc()
@@ -65,10 +69,15 @@ class Fuzz:
 
     def run(self, target: str, number: int) -> Outcome:
         """One case, in the folder ``case`` of the current one."""
+        name, rng = self._drawn(target, number)
+        return self._attempt(target, number, name, rng)
+
+    def _drawn(self, target: str, number: int) -> tuple[str, np.random.Generator]:
+        """The sound file of a case, and what its damage is drawn from."""
         rng = np.random.default_rng([self.seed, zlib.crc32(target.encode()), number])
         names = self._names(target)
         weights = np.array([self.targets[target].WEIGHTS.get(name, 1.0) for name in names])
-        return self._attempt(target, number, str(rng.choice(names, p=weights / weights.sum())), rng)
+        return str(rng.choice(names, p=weights / weights.sum())), rng
 
     def _names(self, target: str) -> list[str]:
         return self.known(f"names of {target}", lambda: json.loads((self.folder / target / "names.json").read_text()))
@@ -86,27 +95,26 @@ class Fuzz:
             return Outcome(target, number, kind, name, "; ".join(what), detail)
         return Outcome(target, number, "ok", name, "; ".join(what))
 
-    def prepare(self, target: str) -> None:
-        """Use every sound file of a target as it is: what it loads and keeps is no case's time or memory.
+    def prepare(self, target: str, number: int) -> None:
+        """Use the sound file of a case as it is, once: what it loads and keeps is no case's time or memory.
 
         Raises
         ------
         AssertionError
-            If a sound file is at fault or refused: the oracle or the file is wrong then.
+            If the sound file is at fault or refused: the oracle or the file is wrong then.
         """
-        if target in self._prepared:
+        name, _ = self._drawn(target, number)
+        if (target, name) in self._prepared:
             return
         self.harmless = True
         try:
-            for name in self._names(target):
-                for number in range(2):
-                    outcome = self._attempt(target, number, name, np.random.default_rng(number))
-                    # A command may end with a code for what an image lacks; it then says so.
-                    asked = outcome.kind == "refused" and outcome.what
-                    assert outcome.kind == "ok" or asked, f"sound, but {outcome}"
+            outcome = self._attempt(target, number, name, np.random.default_rng(number))
         finally:
             self.harmless = False
-        self._prepared.add(target)
+        # A command may end with a code for what an image lacks; it then says so.
+        asked = outcome.kind == "refused" and outcome.what
+        assert outcome.kind == "ok" or asked, f"sound, but {outcome}"
+        self._prepared.add((target, name))
 
     def damage(self, path: Path, rng: np.random.Generator, what: list[str], *more: Mutator) -> Change:
         """Damage a file of a case, as `fuzz.judge.damage` does; what was done is appended to `what`."""

@@ -1,4 +1,4 @@
-"""Damaged catalogues, some hundreds of them: each is read rightly or refused in words."""
+"""Damaged tables of every kind, PSFs and stamps, some hundreds of them: each is read rightly or refused in words."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.checking import check_target
+from fuzz.checking import check_targets
 
 
 @pytest.mark.slow
-def test_damaged_catalogues_are_refused_in_words(tmp_path: Path) -> None:
-    check_target(tmp_path, "catalogue", 400)
+def test_damaged_tables_are_refused_in_words(tmp_path: Path) -> None:
+    check_targets(tmp_path, "catalogue", "folders", "detections", "tables", cases=400)
+
+
+@pytest.mark.slow
+def test_damaged_psfs_and_stamps_are_refused_in_words(tmp_path: Path) -> None:
+    check_targets(tmp_path, "psf", "stamps", cases=200)

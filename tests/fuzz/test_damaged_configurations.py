@@ -1,4 +1,4 @@
-"""Damaged configurations, some dozens of them: each is taken rightly or refused in words."""
+"""Damaged configurations, descriptions and names of files, some dozens of them: each is taken rightly or refused."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.checking import check_target
+from fuzz.checking import check_targets
 
 
 @pytest.mark.slow
 def test_damaged_configurations_are_refused_in_words(tmp_path: Path) -> None:
-    check_target(tmp_path, "config", 80)
+    check_targets(tmp_path, "config", "generation", "urls", "templates", cases=400)

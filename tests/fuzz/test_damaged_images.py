@@ -1,4 +1,4 @@
-"""Damaged images, some hundreds of them: each is read rightly or refused in words."""
+"""Damaged images, a hundred of them: each is read rightly or refused in words."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.checking import check_target
+from fuzz.checking import check_targets
 
 
 @pytest.mark.slow
 def test_damaged_images_are_refused_in_words(tmp_path: Path) -> None:
-    check_target(tmp_path, "fits", 150)
+    check_targets(tmp_path, "fits", cases=100)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.checking import check_target
+from fuzz.checking import check_targets
 
 
 @pytest.mark.slow
 def test_damaged_outputs_are_mended_or_named(tmp_path: Path) -> None:
-    check_target(tmp_path, "outputs", 40)
+    check_targets(tmp_path, "outputs", cases=30)

@@ -69,7 +69,9 @@ def measured(run: Callable[[str, int], Outcome], target: str, number: int) -> Ou
     return replace(outcome, cpu=round(time.process_time() - start, 3), peak=grown >> 20)
 
 
-def _serve(pipe: Connection, run: Callable[[str, int], Outcome], prepare: Callable[[str], None], folder: Path) -> None:
+def _serve(
+    pipe: Connection, run: Callable[[str, int], Outcome], prepare: Callable[[str, int], None], folder: Path
+) -> None:
     """Take cases until none comes; each in a folder of its own that is emptied before."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
@@ -86,12 +88,13 @@ def _serve(pipe: Connection, run: Callable[[str, int], Outcome], prepare: Callab
     while True:
         target, number = pipe.recv()
         os.ftruncate(log, 0)
-        prepare(target)
+        prepare(target, number)
+        pipe.send(None)  # the case begins
         pipe.send(measured(run, target, number))
 
 
 class _Worker:
-    def __init__(self, run: Callable[[str, int], Outcome], prepare: Callable[[str], None], folder: Path) -> None:
+    def __init__(self, run: Callable[[str, int], Outcome], prepare: Callable[[str, int], None], folder: Path) -> None:
         self.run, self.prepare, self.folder = run, prepare, folder
         self.start()
 
@@ -102,12 +105,16 @@ class _Worker:
         self.process.start()
         far.close()
         self.case: Case | None = None
-        # Importing and compiling is not the time of a target's first case.
-        self.prepared: set[str] = set()
+        self.begun = False
 
     def give(self, case: Case) -> None:
-        self.case, self.since, self.cpu = case, time.monotonic(), self._cpu_seconds()
+        self.case = case
+        self.clock(begun=False)
         self.pipe.send(case)
+
+    def clock(self, *, begun: bool) -> None:
+        """Measure from now: the case, or what comes before it, importing, compiling and the use of its sound file."""
+        self.begun, self.since, self.cpu = begun, time.monotonic(), self._cpu_seconds()
 
     def _cpu_seconds(self) -> float:
         try:
@@ -118,7 +125,7 @@ class _Worker:
 
     def overdue(self) -> bool:
         assert self.case is not None
-        allowance = 1 if self.case[0] in self.prepared else 30
+        allowance = 1 if self.begun else 30
         spent = self._cpu_seconds() - self.cpu
         return spent > allowance * CPU_SECONDS or time.monotonic() - self.since > allowance * WALL_SECONDS
 
@@ -148,7 +155,7 @@ class _Worker:
 def run_cases(
     cases: Iterable[Case],
     run: Callable[[str, int], Outcome],
-    prepare: Callable[[str], None],
+    prepare: Callable[[str, int], None],
     folder: Path,
     n_processes: int,
     seconds: float,
@@ -168,7 +175,9 @@ def run_cases(
                 worker = busy.pop(pipe)  # type: ignore[call-overload]
                 try:
                     outcome = worker.pipe.recv()
-                    worker.prepared.add(outcome.target)
+                    if outcome is None:
+                        worker.clock(begun=True)
+                        continue
                     worker.case = None
                 except (EOFError, ConnectionError):
                     outcome = worker.ended("signal")

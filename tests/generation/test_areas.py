@@ -181,9 +181,14 @@ def test_cards_that_are_no_fits_are_named(tmp_path):
     table.writeto(tmp_path / "m.fits")
     content = (tmp_path / "m.fits").read_bytes()
     (tmp_path / "m.fits").write_bytes(content.replace(b"COORDSYS= 'C", b"COORDSYS= C'", 1))
+    (tmp_path / "n.fits").write_bytes(
+        content.replace(b"NAXIS   =                    2", b"NAXIS   =           2147483647")
+    )
     for read in (read_moc, read_density_map):
         with pytest.raises(CorruptFileError, match="header card is not FITS"):
             read(tmp_path / "m.fits")
+        with pytest.raises(CorruptFileError, match="NAXIS"):
+            read(tmp_path / "n.fits")
 
 
 @pytest.mark.parametrize(

@@ -348,6 +348,9 @@ def test_problems_are_named_with_their_lines(tmp_path):
         load_spec(path)
     assert "did you mean 'seed'" in str(caught.value) and "line 7" in str(caught.value)
     assert "did you mean 'high'" in str(caught.value)
+    for mag in ("faint", {"kind": "choice", "values": ["a", "b"]}):
+        with pytest.raises(ConfigError, match="numbers are needed"):
+            parse_spec(SPEC | {"sources": [{"type": "Star", "mag": mag}]})
     path.write_text("[]")
     with pytest.raises(ConfigError, match="a mapping is needed"):
         load_spec(path)

@@ -125,6 +125,13 @@ def main_catalogue(folder: Path) -> Path:
             fix="Fetch it to this machine, and give its folder",
         )
     main = folder / name
+    if find_properties(main) is None and main.is_dir():
+        raise CatalogError(
+            f"the collection's main catalogue {name!r} has no properties, without which nothing says what it is",
+            path=path,
+            key="hats_primary_table_url",
+            fix="Fetch the hats.properties of the main catalogue too",
+        )
     if find_properties(main) is None:
         raise CatalogError(
             f"the collection's main catalogue {name!r} is not there (there are {', '.join(beside) or 'no folders'}), "

@@ -166,16 +166,12 @@ def _terms(pairs: Iterable[str]) -> dict[str, str]:
 
 def _wcs_of(image: Path) -> BaseLowLevelWCS:
     """Return the WCS in the first header of a FITS file that has one."""
-    from astropy.io import fits
-
-    from skygraft.errors import CorruptFileError, MissingWcsError
+    from skygraft.errors import MissingWcsError
+    from skygraft.fitsfile.open import open_fits
     from skygraft.wcs import read_fits_wcs
 
-    try:
-        with fits.open(image) as hdus:
-            headers = [hdu.header for hdu in hdus if "CTYPE1" in hdu.header]
-    except (OSError, ValueError) as error:
-        raise CorruptFileError(f"not a readable FITS file: {error}", path=image) from error
+    with open_fits(image) as hdus:
+        headers = [hdu.header for hdu in hdus if "CTYPE1" in hdu.header]
     if not headers:
         raise MissingWcsError("no HDU has a celestial WCS (CTYPE1)", path=image, fix="Give the image itself")
     return read_fits_wcs(headers[0], path=image)

@@ -11,7 +11,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skygraft.errors import CatalogError, ConfigError, CorruptFileError, SkygraftError
-from skygraft.fitsfile.open import fits_errors
+from skygraft.fitsfile.open import fits_errors, open_fits
 from skygraft.generation.cells import CELLS_MOST, CellArea, Points
 from skygraft.json_text import parse_json
 
@@ -103,7 +103,7 @@ def read_moc(path: Path) -> MocArea:
 
 
 def _from_fits(path: Path) -> Ints:
-    with fits.open(path, memmap=False) as hdus:
+    with open_fits(path, memmap=False) as hdus:
         table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
         if table is None:
             raise ValueError("it has no table")
@@ -258,7 +258,7 @@ def read_density_map(path: Path, column: str | int | None = None) -> CellArea:
 def _is_healsparse(path: Path) -> bool:
     if path.is_dir() or path.suffix in (".hsp", ".hs", ".parquet"):
         return True
-    with fits.open(path) as hdus:
+    with open_fits(path, memmap=False) as hdus:
         return any(hdu.name in ("COV", "SPARSE") for hdu in hdus)
 
 
@@ -281,7 +281,7 @@ def _healsparse(path: Path) -> tuple[int, Ints, Floats]:
 
 
 def _healpix(path: Path, column: str | int | None) -> tuple[int, Ints, Floats]:
-    with fits.open(path, memmap=False) as hdus:
+    with open_fits(path, memmap=False) as hdus:
         table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
         if table is None:
             raise ValueError("it has no table")

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from astropy import units as u
-from astropy.io import fits
 from astropy.table import QTable
 from numpy.typing import NDArray
 
 from skygraft.catalog.checks import validate
 from skygraft.catalog.schema import SERSIC_RANGE, values
 from skygraft.errors import CatalogError, CorruptFileError
+from skygraft.fitsfile.open import open_fits
 from skygraft.generation.region import as_region, tangent_to_sky
 from skygraft.generation.separated import separated_vectors
 
@@ -329,8 +329,9 @@ def cosmos_shapes(path: str | os.PathLike[str]) -> QTable:
         If the file cannot be read.
     """
     try:
-        data = fits.getdata(path, 1)
-    except (OSError, IndexError) as error:
+        with open_fits(path, memmap=False) as hdus:
+            data = hdus[1].data
+    except IndexError as error:
         raise CorruptFileError(f"not a readable FITS table: {error}", path=path) from error
     names = set(data.dtype.names or ())
     if not {"sersicfit", "mag_auto", "fit_status"} <= names:

@@ -265,6 +265,10 @@ class SourceSpec(Section):
     def _fits(self) -> Self:
         if self.mag is None and self.population is None:
             raise ValueError("give mag, or a population that has magnitudes")
+        for name, drawn in {"mag": self.mag, **{f"colors: {band}": one for band, one in self.colors.items()}}.items():
+            some = getattr(drawn, "values", None) or (getattr(drawn, "value", None),)
+            if any(isinstance(one, (str, bool)) for one in some):
+                raise ValueError(f"{name} is {some[0]!r}; numbers are needed")
         if self.mag_relative_to is not None and self.mag is None:
             raise ValueError("mag_relative_to needs mag, the difference from the depth")
         for name in self.columns:

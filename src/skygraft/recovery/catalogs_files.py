@@ -21,7 +21,7 @@ from skygraft.catalog.fits_tables import read_fits
 from skygraft.catalog.io import read_table
 from skygraft.catalog.text_tables import FETCH_AGAIN
 from skygraft.errors import CatalogError, CorruptFileError
-from skygraft.fitsfile.open import fits_errors, is_fits
+from skygraft.fitsfile.open import fits_errors, is_fits, open_fits
 
 __all__ = ["Columns", "RawCatalog", "SkyBox", "open_raw"]
 
@@ -147,7 +147,7 @@ def _fits_headers(path: Path, hdu: int | str | None) -> tuple[int | str, dict[st
     cards: dict[str, Any] = {}
     with warnings.catch_warnings(), fits_errors(path):
         warnings.simplefilter("ignore")
-        with fits.open(path, memmap=False) as hdus:
+        with open_fits(path, memmap=False) as hdus:
             tables = [i for i, h in enumerate(hdus) if isinstance(h, (fits.BinTableHDU, fits.TableHDU))]
             tables = [i for i in tables if not isinstance(hdus[i], fits.CompImageHDU)]
             heads = [i for i in tables if hdus[i].name == "LDAC_IMHEAD"]

@@ -9,10 +9,10 @@ from typing import Any
 
 import galsim
 import numpy as np
-from astropy.io import fits
 
 from skygraft.catalog import Flag
 from skygraft.errors import InjectionError
+from skygraft.fitsfile.open import open_fits
 from skygraft.render import Sources
 from skygraft.render.profiles import LEAST_GALSIM_RATIO
 
@@ -144,7 +144,7 @@ def _stamp(sources: Sources, i: int) -> Any:
 @functools.lru_cache(maxsize=256)
 def _read_stamp(path: Path, modified: int) -> tuple[Any, bool]:
     """Read the first image of a file with its WCS by GalSim, and whether the file has a WCS."""
-    with fits.open(path, memmap=False) as hdus:
+    with open_fits(path, memmap=False) as hdus:
         images = [index for index, hdu in enumerate(hdus) if hdu.is_image and hdu.size > 0]
     if not images:
         raise ValueError("no HDU holds an image")
