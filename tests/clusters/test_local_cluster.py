@@ -93,8 +93,11 @@ def test_strangers_are_refused_without_being_asked_for_it() -> None:
 
 
 @pytest.mark.dask
-def test_the_environment_of_workers_is_not_left_to_the_process_that_started_them() -> None:
+def test_the_environment_of_workers_is_not_left_to_the_process_that_started_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Dask sets it in that process, too: later programs of a notebook would allocate memory as workers do."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     before = dict(os.environ)
     with open_cluster(LocalConfig(n_workers=1)) as opened:
         [theirs] = opened.client.run(lambda: dict(os.environ)).values()
