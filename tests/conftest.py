@@ -12,8 +12,8 @@ from hypothesis import settings
 
 from kits.forked_workers import fork_workers, forking
 
-# Before anything imports NumPy: of two threads that share a small product, one waits for the other, at full speed. Where as
-# many processes as processors run tests, it takes up to twenty times the processor time of one thread.
+# Before anything imports NumPy: of two threads that share a small product, one waits for the other at full speed. Where
+# as many processes as processors run tests, that takes up to twenty times the processor time of one thread.
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
