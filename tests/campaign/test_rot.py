@@ -237,7 +237,8 @@ def test_damage_is_named_and_mended(sound: Sound, kind: str, damage: str, monkey
     assert campaign.run(n_workers=0).ok
     assert {**results(campaign.layout.root), **_reports(sound)} == sound.results
     assert campaign.check_checksums(processes=1).ok
-    assert campaign.status().files == () and campaign.status().n_damaged == 0
+    status = campaign.status()
+    assert status.files == () and status.n_damaged == 0
 
 
 def _reports(sound: Sound) -> dict[str, bytes]:

@@ -103,8 +103,11 @@ def mapped_bytes() -> int:
 
 
 @pytest.mark.dask
-def test_workers_keep_their_memory_and_leave_no_environment_to_the_process_that_started_them() -> None:
+def test_workers_keep_their_memory_and_leave_no_environment_to_the_process_that_started_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Dask sets variables in that process, too: later programs of a notebook would have them."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     before = dict(os.environ)
     with open_cluster(LocalConfig(n_workers=1)) as opened:
         [theirs] = opened.client.run(lambda: dict(os.environ)).values()

@@ -109,7 +109,7 @@ def get(url: str, seconds: float = 600) -> str:
             time.sleep(0.2)
 
 
-def test_a_campaign_runs_as_in_the_pods(pods: SimpleNamespace) -> None:
+def test_a_campaign_runs_as_in_the_pods_and_nobody_is_let_in_without_the_key(pods: SimpleNamespace) -> None:
     write_tiny_campaign(pods.folder / "work", 3)
     scheduler, worker = pods.start("scheduler"), pods.start("worker")
     # What the probes ask.
@@ -118,6 +118,9 @@ def test_a_campaign_runs_as_in_the_pods(pods: SimpleNamespace) -> None:
     # What the operator asks, which has no key.
     assert json.loads(get(f"{pods.http}/api/v1/adaptive_target"))["workers"] >= 0
     assert "dask_scheduler" in get(f"{pods.http}/metrics")
+    # Nobody is let in without the key.
+    with pytest.raises(OSError):
+        Client(f"tcp://{pods.address}", timeout=3, set_as_default=False)
 
     # What Prometheus reaches: it cannot retire workers.
     pods.start("metrics")
@@ -137,10 +140,3 @@ def test_a_campaign_runs_as_in_the_pods(pods: SimpleNamespace) -> None:
     assert worker.poll() is None
     names = [w["name"] for w in json.loads(get(f"{pods.http}/api/v1/get_workers"))["workers"]]
     assert names == ["campaign-default-worker-1"]  # the name of its pod, by which it is retired
-
-
-def test_nobody_without_the_key_is_let_in(pods: SimpleNamespace) -> None:
-    pods.start("scheduler")
-    assert get(f"{pods.http}/health") == "ok"
-    with pytest.raises(OSError):
-        Client(f"tcp://{pods.address}", timeout=3, set_as_default=False)

@@ -223,7 +223,7 @@ def test_by_hand_as_the_page_says(tmp_path: Path, started: list[subprocess.Popen
     port, dashboard = free_port(), free_port()
     for there, here in {
         "~/skygraft-tls": str(tmp_path / "tls"), "tls://HOST:8786": f"tls://127.0.0.1:{port}",
-        "--port 8786": f"--port {port}", "127.0.0.1:8787": f"127.0.0.1:{dashboard}", "--nworkers 32": "--nworkers 2",
+        "--port 8786": f"--port {port}", "127.0.0.1:8787": f"127.0.0.1:{dashboard}", "--nworkers 32": "--nworkers 1",
         "4GiB": "1GiB", "campaign.yaml": str(campaign), "--local-directory /tmp": f"--local-directory {tmp_path}",
         "deploy/tls.sh": str(DEPLOY / "tls.sh"),
     }.items():  # fmt: skip

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+
+from kits.made_once import made_once
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,9 +21,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(made)
     from skygraft.demo import run_demo
 
-    folder = tmp_path_factory.mktemp("demo") / "skygraft-demo"
-    assert run_demo(folder, workers=0).ok
-    return folder
+    def make(folder: Path) -> None:
+        assert run_demo(folder, workers=0).ok
+
+    # Commands write into its campaign: each process has a copy.
+    made_here = tmp_path_factory.mktemp("demo") / "skygraft-demo"
+    return Path(shutil.copytree(made_once(tmp_path_factory, "skygraft-demo", make), made_here))
 
 
 @pytest.fixture

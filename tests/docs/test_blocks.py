@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from skygraft.cli import app
 from skygraft.config.campaign import load_config
 from skygraft.config.cluster import load_profile
 from skygraft.generation import load_spec
@@ -28,6 +32,8 @@ BLOCKS = [
 ]
 # They read what the campaign of tests/deploy/test_outputs.py has left, which runs them.
 RUN_ELSEWHERE = {"docs/outputs.md"}
+# They run the demo's campaign anew, which takes as long as the demo: two of its eight images are enough.
+RUN_ANEW = {"docs/paired_runs.md"}
 
 
 def of(language: str) -> list[tuple[str, str]]:
@@ -51,6 +57,8 @@ def test_every_block_says_what_language_it_is_in() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "text"), PYTHON, ids=named(PYTHON))
 def test_python_runs_and_prints_what_its_comments_say(beside_demo: Path, page: str, text: str) -> None:
+    if page in RUN_ANEW:
+        leave_two_images(beside_demo / "skygraft-demo")
     printed = io.StringIO()
     with redirect_stdout(printed):
         exec(compile(text, page, "exec"), {})
@@ -59,8 +67,19 @@ def test_python_runs_and_prints_what_its_comments_say(beside_demo: Path, page: s
     for comments in re.findall(r"^ *print\(.*\n((?:# .*\n)+)", text, re.M):
         for comment in comments.splitlines():
             assert comment.removeprefix("# ") == next(lines)
+    if page in RUN_ANEW:
+        assert len({path.name for path in beside_demo.glob("lensed/**/calexp-*-?.fits")}) == 2
     for name in re.findall(r'write_(?:exposure|catalog)\(.*?"([\w.-]+)"', text):
         assert (beside_demo / name).stat().st_size > 0
+
+
+def leave_two_images(demo: Path) -> None:
+    """Put a demo of one image in each band in the place of the link to the whole one."""
+    whole = demo.resolve()
+    demo.unlink()
+    (demo / "survey").mkdir(parents=True)
+    for path in (whole / "campaign.yaml", whole / "fakes.parquet", *whole.glob("survey/*-[12]002-0.fits")):
+        shutil.copy2(path, demo / path.relative_to(whole))
 
 
 @pytest.mark.parametrize(("page", "text"), YAML, ids=named(YAML))
@@ -75,11 +94,27 @@ def test_yaml_is_a_campaign_or_a_profile(tmp_path: Path, page: str, text: str) -
         assert load_config(tmp_path / "some.yaml").name
 
 
-def run(line: str) -> subprocess.CompletedProcess[str]:
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def by_shell(line: str) -> Ended:
     """Run a command of skygraft in the current folder, as a shell does."""
-    environment = Path(sys.executable).parent
-    command = f'PATH="{environment}:$PATH"; {line}'
-    return subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True)
+    command = f'PATH="{Path(sys.executable).parent}:$PATH"; {line}'
+    done = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True)
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def here(line: str) -> Ended:
+    """Run it in this process, where nothing is imported again; its words and its comment are those of a shell."""
+    program, *words = shlex.split(line, comments=True)
+    assert program == "skygraft" and not set("|&;<>$`*?") & set("".join(words)), f"needs a shell: {line}"
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, words)
+    return Ended(done.exit_code, done.stdout, done.stderr)
 
 
 def test_commands_on_the_demo_run(beside_demo: Path) -> None:
@@ -88,13 +123,14 @@ def test_commands_on_the_demo_run(beside_demo: Path) -> None:
     ]
     assert commands
     for line in commands:
-        done = run(line)
+        done = here(line)
         assert done.returncode == 0, done.stderr
         assert "12 pix = 2.40 arcsec" in done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.dask
+@pytest.mark.usefixtures("forked_processes")
 def test_the_campaign_of_the_page_runs_by_its_commands(beside_demo: Path) -> None:
     """On one of the demo's images, without the source catalogue that would say another aperture."""
     page = "docs/campaigns.md"
@@ -106,7 +142,7 @@ def test_the_campaign_of_the_page_runs_by_its_commands(beside_demo: Path) -> Non
     shutil.copy(beside_demo / "skygraft-demo/fakes.parquet", "fakes.parquet")
     said = {}
     for line in commands.splitlines():
-        done = run(line)
+        done = (by_shell if line.startswith("skygraft status") else here)(line)
         said[line.split()[1]] = done.stdout
         # Of its calibration the image says nothing, which inspect says.
         assert done.returncode == 0 or line.startswith("skygraft inspect"), done.stdout + done.stderr
