@@ -200,15 +200,15 @@ def kill_at(step: int, patch: pytest.MonkeyPatch, work: Callable[[], object]) ->
     changes = iter(range(step))
 
     def killing(change: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(path: Path, *arguments: Any, **options: Any) -> Any:
-            if "records" in path.parts and next(changes, None) is None:
+        def changed(path: str | Path, *arguments: Any, **options: Any) -> Any:
+            if "records" in Path(path).parts and next(changes, None) is None:
                 raise KilledError
             return change(path, *arguments, **options)
 
         return changed
 
     for name in ("unlink", "replace"):
-        patch.setattr(Path, name, killing(getattr(Path, name)))
+        patch.setattr(os, name, killing(getattr(os, name)))
     try:
         work()
     except KilledError:
