@@ -1,11 +1,14 @@
 """A campaign of a million images that exist on paper only, through the real planner, runner, ledger and consolidation.
 
-    uv run python tests/benchmarks/bench_million.py FOLDER --images 1000000 --sources 10000000
+    uv run python tests/benchmarks/bench_million.py FOLDER --images 1000000
 
 Planner, scheduler, two workers and driver are processes of their own, so that each one's time and memory are its own.
-A worker makes a file, a truth table and a record for each image without reading or drawing anything. Then a hundredth
-of the records is removed, and the campaign is run again: how long until work starts? How long does its status take?
-FOLDER needs some 20 kB an image; the outputs lie beside it, in ``out``.
+A worker makes a file, a truth table and a record for each image without reading or drawing anything; the tables and
+packs are then made as always. How long does its status take? Then a hundredth of the records is removed, and the
+campaign is run again: how long until it knows what is left?
+
+Fewer images and sources lie on less of the sky, as densely, so that what they take a million take in proportion; each
+part prints that too. Beside FOLDER lie the outputs, in ``out``: 20 kB an image, in four files until they are packed.
 """
 
 from __future__ import annotations
@@ -29,22 +32,35 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from simulated import write_campaign
+from simulated import share_of_area, write_campaign
 
 _SCHEDULER = "tcp://127.0.0.1:{port}"
 
 
 def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[Any]:
     """What a worker does instead of drawing: the same files, the same order, no pixels."""
+    with _no_syncs():  # of a million tiny files nothing would be left but these
+        return _rehearse(rows, output, stamp)
+
+
+@contextlib.contextmanager
+def _no_syncs() -> Iterator[None]:
+    sync, os.fsync = os.fsync, lambda _: None
+    try:
+        yield
+    finally:
+        os.fsync = sync
+
+
+def _rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[Any]:
     import pyarrow as pa
 
     from skygraft.config.campaign import load_config
     from skygraft.execution.task import _plan
-    from skygraft.records.files import Layout, sha256_file, write_json
-    from skygraft.records.image_record import PIXEL_VERSION, RECORD_VERSION, content_key, summarise
+    from skygraft.records.files import Layout, sha256_file
+    from skygraft.records.image_record import PIXEL_VERSION, RECORD_VERSION, content_key, summarise, write_record
     from skygraft.tables.truth_parts import write_truth_part
 
-    os.fsync = lambda _: None  # of a million tiny files nothing would be left but this
     layout = Layout(Path(output))
     config = _once(load_config, layout.config)
     settings = _once(config.pixel_settings)
@@ -107,7 +123,7 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
             "written": "2026-01-01T00:00:00+00:00",
         }
         path = layout.record(image.tract, image.patch, image.stem)
-        write_json(path, record)
+        write_record(path, record)
         summaries.append(summarise(record, image, layout, status="done"))
     return summaries
 
@@ -170,6 +186,18 @@ def _drive(path: Path, address: str, *, tables: bool) -> None:
     status = campaign.layout.plan.stat()
     import functools
 
+    tables_took: dict[str, float] = {}
+    make_tables = CampaignRun._make_tables
+
+    def timed(self: CampaignRun, client: Any, watch: Any) -> list[str]:
+        before = time.perf_counter(), sum(process.cpu_times()[:2]), sum(client.run(_cpu_seconds).values())
+        lines = make_tables(self, client, watch)
+        after = time.perf_counter(), sum(process.cpu_times()[:2]), sum(client.run(_cpu_seconds).values())
+        names = ("seconds", "driver_cpu_seconds", "worker_cpu_seconds")
+        tables_took.update(zip(names, (b - a for a, b in zip(before, after, strict=True)), strict=True))
+        return lines
+
+    CampaignRun._make_tables = timed  # type: ignore[method-assign]
     work = functools.partial(rehearse, output=str(campaign.layout.root), stamp=(status.st_size, status.st_mtime_ns))
     watch = Watch()
     with Client(address, set_as_default=False) as client:
@@ -188,9 +216,14 @@ def _drive(path: Path, address: str, *, tables: bool) -> None:
                 "rss_driving_mib": most / 2**20,
                 "rss_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
                 "n_images": watch.n,
+                "tables": tables_took,
             }
         )
     )
+
+
+def _cpu_seconds() -> float:
+    return sum(psutil.Process().cpu_times()[:2])
 
 
 @contextlib.contextmanager
@@ -267,7 +300,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--images", type=int, default=100_000)
-    parser.add_argument("--sources", type=int, default=1_000_000)
+    parser.add_argument("--sources", type=int, help="by default ten for each image")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--port", type=int, default=18786)
     parser.add_argument("--no-tables", action="store_true", help="leave out consolidation, which takes longest")
@@ -282,17 +315,42 @@ def main() -> None:
         parser.error("name a folder")
     path = arguments.folder / "campaign.yaml"
     if not arguments.keep:
-        path = write_campaign(arguments.folder, arguments.images, arguments.sources)
+        share = arguments.images / 1_000_000
+        n_sources = arguments.sources or 10 * arguments.images
+        path = write_campaign(arguments.folder, arguments.images, n_sources, area=share_of_area(share))
         show("plan", _plan(path))
-        show("run", _run(path, arguments.port, arguments.workers, tables=not arguments.no_tables))
+        ran = _run(path, arguments.port, arguments.workers, tables=not arguments.no_tables)
+        show("run", ran)
+        if ran["tables"]:
+            show("tables", _per_image(ran["tables"], arguments.images))
     from skygraft.campaign import Campaign
     from skygraft.records.packs import file_names, remove_record
 
-    folders = Campaign.from_yaml(path).layout.records.glob("tract=*/patch=*")
+    campaign = Campaign.from_yaml(path)
+    n_images = campaign.status().n_images
+    show("status", _for_a_million(_status(path), n_images))
+    folders = campaign.layout.records.glob("tract=*/patch=*")
     records = (folder / name for folder in folders for name in file_names(folder) if name.endswith(".json"))
     for record in itertools.islice(records, 0, None, 100):
         remove_record(record)
-    show("resume", _run(path, arguments.port + 1, arguments.workers, tables=not arguments.no_tables))
+    resumed = _run(path, arguments.port + 1, arguments.workers, tables=not arguments.no_tables)
+    show("resume", resumed)
+    show("knows what is left", _for_a_million({"seconds": resumed["seconds"]["checked"]}, n_images))
+
+
+def _per_image(took: dict[str, float], n_images: int) -> dict[str, float]:
+    """What the tables took of an image, and of a million."""
+    cpu = took["driver_cpu_seconds"] + took["worker_cpu_seconds"]
+    return took | {
+        "cpu_ms_per_image": 1e3 * cpu / n_images,
+        "wall_ms_per_image": 1e3 * took["seconds"] / n_images,
+        "minutes_for_a_million": took["seconds"] / n_images * 1e6 / 60,
+    }
+
+
+def _for_a_million(took: dict[str, Any], n_images: int) -> dict[str, Any]:
+    """What it took, and what it would take of a million images, were all of it in proportion."""
+    return took | {"seconds_for_a_million": took["seconds"] / n_images * 1e6}
 
 
 def show(name: str, content: dict[str, Any]) -> None:

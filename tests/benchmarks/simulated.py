@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
-__all__ = ["AREA", "BANDS", "write_campaign", "write_catalogue", "write_index"]
+__all__ = ["AREA", "BANDS", "share_of_area", "write_campaign", "write_catalogue", "write_index"]
 
 BANDS = ("g", "r", "i")
 AREA = (330.0, 71.5, -7.0, 14.0)
@@ -40,8 +40,20 @@ _INDEX = pa.schema(
 )  # fmt: skip
 
 
-def _uniform_on_sky(rng: np.random.Generator, n: int, inset: float = 0.0) -> tuple[NDArray[np.float64], ...]:
+type Area = tuple[float, float, float, float]
+
+
+def share_of_area(share: float) -> Area:
+    """A part of the area, of the same shape, so that fewer images lie as densely; at least of a few fields of view."""
     ra0, width, dec0, height = AREA
+    scale = max(share**0.5, 3 * _FIELD / height)
+    return ra0, width * scale, dec0, height * scale
+
+
+def _uniform_on_sky(
+    rng: np.random.Generator, n: int, area: Area, inset: float = 0.0
+) -> tuple[NDArray[np.float64], ...]:
+    ra0, width, dec0, height = area
     ra = (ra0 + inset + rng.uniform(0, width - 2 * inset, n)) % 360.0
     low, high = np.sin(np.radians([dec0 + inset, dec0 + height - inset]))
     return ra, np.degrees(np.arcsin(rng.uniform(low, high, n)))
@@ -64,13 +76,13 @@ def detectors() -> NDArray[np.float64]:
     return np.column_stack([x.ravel(), y.ravel()])[np.hypot(x, y).ravel() < _FIELD]
 
 
-def index_tables(n_images: int, seed: int = 1) -> Iterator[pa.Table]:
+def index_tables(n_images: int, seed: int = 1, area: Area = AREA) -> Iterator[pa.Table]:
     """The index of `n_images` detectors, visit after visit, in tables of whole visits."""
     places = detectors()
     per_visit = len(places)
     n_visits = -(-n_images // per_visit)
     rng = np.random.default_rng([seed, 1])
-    ra, dec = _uniform_on_sky(rng, n_visits, inset=_FIELD)
+    ra, dec = _uniform_on_sky(rng, n_visits, area, inset=_FIELD)
     turn = np.radians(rng.choice([0.0, 90.0, 180.0, 270.0], n_visits) + rng.uniform(-10, 10, n_visits))
     bands = rng.integers(0, len(BANDS), n_visits)
     half = [n * _SCALE / 3600 / 2 for n in _SIZE]
@@ -106,15 +118,15 @@ def index_tables(n_images: int, seed: int = 1) -> Iterator[pa.Table]:
         yield pa.Table.from_arrays(arrays, schema=_INDEX)
 
 
-def write_index(path: Path, n_images: int, seed: int = 1) -> Path:
+def write_index(path: Path, n_images: int, seed: int = 1, area: Area = AREA) -> Path:
     """Write the index of `n_images` images, as ``skygraft index -o`` would."""
     with pq.ParquetWriter(path, _INDEX, compression="zstd") as writer:
-        for table in index_tables(n_images, seed):
+        for table in index_tables(n_images, seed, area):
             writer.write_table(table)
     return path
 
 
-def write_catalogue(path: Path, n_sources: int, seed: int = 1, *, movers: float = 0.0) -> Path:
+def write_catalogue(path: Path, n_sources: int, seed: int = 1, *, movers: float = 0.0, area: Area = AREA) -> Path:
     """Write a catalogue of `n_sources` sources, seven of ten of them stars, the others Sersic galaxies.
 
     Parameters
@@ -127,13 +139,15 @@ def write_catalogue(path: Path, n_sources: int, seed: int = 1, *, movers: float 
         Chooses the catalogue.
     movers : float
         Share of the sources that have a proper motion, of some 100 mas/yr.
+    area : tuple of float
+        Where they lie, as `AREA`.
     """
     writer = None
     try:
         for start in range(0, n_sources, _CHUNK):
             rng = np.random.default_rng([seed, 2, start])
             n = min(_CHUNK, n_sources - start)
-            ra, dec = _uniform_on_sky(rng, n)
+            ra, dec = _uniform_on_sky(rng, n, area)
             star = rng.random(n) < 0.7
             mag = 18 + 8 * np.sqrt(rng.random(n))
 
@@ -165,11 +179,13 @@ def write_catalogue(path: Path, n_sources: int, seed: int = 1, *, movers: float 
     return path
 
 
-def write_campaign(folder: Path, n_images: int, n_sources: int, seed: int = 1, *, movers: float = 0.0) -> Path:
+def write_campaign(
+    folder: Path, n_images: int, n_sources: int, seed: int = 1, *, movers: float = 0.0, area: Area = AREA
+) -> Path:
     """Write an index, a catalogue and a campaign of them; gives the campaign's file."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_index(folder / "images.parquet", n_images, seed)
-    write_catalogue(folder / "fakes.parquet", n_sources, seed, movers=movers)
+    write_index(folder / "images.parquet", n_images, seed, area)
+    write_catalogue(folder / "fakes.parquet", n_sources, seed, movers=movers, area=area)
     settings = {
         "name": "simulated",
         "survey": {"index": "images.parquet"},

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,20 +18,23 @@ from kits.consolidation_kit import contents, make_coadds, rows_of, run, survey, 
 from kits.finished_images import Outputs
 from skygraft.campaign import Campaign
 from skygraft.errors import CampaignError, OutputError
-from skygraft.records import packs
+from skygraft.records import comparison, known_packs, packs
 from skygraft.records.files import Layout, sweep_leftovers
 from skygraft.records.image_record import read_record
-from skygraft.records.packs import file_names, packed_files, read_file, remove_record, stat_file
+from skygraft.records.packs import PatchFiles, file_names, packed_files, read_file, remove_record, stat_file
 from skygraft.records.plan_file import Plan
-from skygraft.records.status import DONE, WAITING, resume_states
+from skygraft.records.status import DONE, WAITING, output_states, resume_states
 from skygraft.tables import truth as truth_tables
+from skygraft.tables.truth_rows import Primaries
 
 
 @pytest.fixture(autouse=True)
 def packing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Campaigns of any size are packed, and records that were written just now count as old."""
+    """Campaigns of any size are packed and count as large, and records that were written just now count as old."""
     monkeypatch.setattr("skygraft.tables.consolidate._PACKED_FROM", 1)
-    monkeypatch.setattr(truth_tables, "_SETTLED_NS", -(10**12))
+    for module in (truth_tables, known_packs):
+        monkeypatch.setattr(module, "_SETTLED_NS", -(10**12))
+    monkeypatch.setattr(comparison, "_MANY", 0)
 
 
 @pytest.fixture
@@ -166,6 +170,59 @@ def test_images_that_the_plan_no_longer_has_stay_packed(coadds: Outputs) -> None
     assert read_file(path) == old
 
 
+def test_each_file_is_read_once_and_few_are_synced(coadds: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    synced: list[int] = []
+    read, sync = packs._read_single, os.fsync
+    monkeypatch.setattr(packs, "_read_single", lambda path: opened.append(path) or read(path))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(descriptor) or sync(descriptor))
+    run(coadds)
+    assert sorted(opened) == sorted(map(str, paths_of(coadds)))
+    # Of each of four patches the table of truth, the pack and its folder; five tables of sources, and all of them.
+    assert len(synced) == 4 * 3 + 5 + 1
+
+
+def test_what_is_too_large_to_keep_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make_coadds(tmp_path / "a")
+    run(first)
+    monkeypatch.setattr(truth_tables, "_KEPT_BYTES", 6000)  # of two images one
+    second = make_coadds(tmp_path / "b")
+    before = {path: path.read_bytes() for path in paths_of(second)}
+    run(second)
+    assert {path: read_file(path) for path in before} == before
+    assert contents(first) == contents(second)
+
+
+def test_a_file_that_is_packed_after_its_folder_was_listed_is_found(coadds: Outputs) -> None:
+    path = coadds.record_path("g-0-1")
+    content, state, files = path.read_bytes(), stat_file(path), PatchFiles(str(path.parent))
+    run(coadds)
+    assert not path.exists()
+    assert (files.stat(path.name), files.read(path.name)) == (state, (content, state))
+    listed = PatchFiles(str(path.parent))
+    assert (listed.stat(path.name), listed.read(path.name)) == (state, (content, state))
+    assert listed.stat("nothing.json") is None
+    with pytest.raises(FileNotFoundError):
+        listed.read("nothing.json")
+
+
+def test_the_first_image_of_a_group_has_the_primary_rows() -> None:
+    """Against a walk from row to row, in pieces of any size."""
+    rng = np.random.default_rng(8)
+    n = 600
+    image = np.sort(rng.integers(0, 60, n))
+    group, ids, wanted = rng.integers(0, 4, 60)[image], rng.integers(0, 40, n), rng.random(n) < 0.6
+    owner: dict[tuple[int, int], int] = {}
+    expected = [
+        bool(w) and owner.setdefault((g, i), k) == k for g, i, k, w in zip(group, ids, image, wanted, strict=True)
+    ]
+    primaries, found = Primaries(), []
+    for some in np.array_split(np.arange(60), 7):
+        mine = np.isin(image, some)
+        found += primaries.take(group[mine], ids[mine], image[mine] - some[0], wanted[mine]).tolist()
+    assert found == expected and 0 < sum(found) < wanted.sum()
+
+
 class KilledError(BaseException):
     pass
 
@@ -200,15 +257,15 @@ def kill_at(step: int, patch: pytest.MonkeyPatch, work: Callable[[], object]) ->
     changes = iter(range(step))
 
     def killing(change: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(path: Path, *arguments: Any, **options: Any) -> Any:
-            if "records" in path.parts and next(changes, None) is None:
+        def changed(path: str | Path, *arguments: Any, **options: Any) -> Any:
+            if "records" in Path(path).parts and next(changes, None) is None:
                 raise KilledError
             return change(path, *arguments, **options)
 
         return changed
 
     for name in ("unlink", "replace"):
-        patch.setattr(Path, name, killing(getattr(Path, name)))
+        patch.setattr(os, name, killing(getattr(os, name)))
     try:
         work()
     except KilledError:
@@ -338,6 +395,68 @@ def test_a_packed_image_is_made_again_alone(done: Campaign, expected: dict[str, 
     assert kit.checksums(done.layout.root) == expected
     assert done.check_checksums(processes=1).ok and done.status().n_damaged == 0
     assert {path.name for path in done.layout.records.rglob("*.*")} == {packs.PACK_NAME}
+
+
+def test_no_pack_is_opened_where_nothing_changed(done: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError(f"{arguments} was opened")
+
+    monkeypatch.setattr(packs, "_read_index", refuse)
+    plan = Plan(done.layout.plan)
+    assert resume_states(plan, done.config).count(DONE) == len(output_states(plan, done.layout)[0]) == 4
+    known = done.layout.consolidated / "packs.arrow"
+    damaged = bytearray(known.read_bytes())
+    damaged[damaged.index(known_packs.known_files(done.layout).tobytes()[:8])] ^= 1
+    known.write_bytes(damaged)
+    assert not len(known_packs.known_files(done.layout))
+    with pytest.raises(AssertionError, match="was opened"):
+        output_states(plan, done.layout)
+
+
+def _truncate(campaign: Campaign, path: Path) -> None:
+    image = next(Plan(campaign.layout.plan).images([1]))
+    os.truncate(campaign.layout.images / image.output, 100)
+
+
+def _touch_pack(campaign: Campaign, path: Path) -> None:
+    os.utime(packs.pack_of(path))
+
+
+def _lose_pack(campaign: Campaign, path: Path) -> None:
+    packs.pack_of(path).unlink()
+
+
+def _other_record(campaign: Campaign, path: Path) -> None:
+    path.write_bytes(read_file(path) + b" ")
+
+
+def _other_input(campaign: Campaign, path: Path) -> None:
+    os.utime(next(Plan(campaign.layout.plan).images([1])).source(campaign.config.survey.root))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_truncate, _touch_pack, _lose_pack, _other_record, _other_input, lambda campaign, path: remove_record(path)],
+)
+def test_what_is_known_of_packs_hides_no_change(
+    done: Campaign, change: Callable[[Campaign, Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled loops and what is known of packs give what a look at every file gives."""
+    plan, layout = Plan(done.layout.plan), done.layout
+    image = next(plan.images([1]))
+    change(done, layout.record(image.tract, image.patch, image.stem))
+    found = []
+    for many in (0, 10**9):
+        monkeypatch.setattr(comparison, "_MANY", many)
+        states, damaged = output_states(plan, layout)
+        found.append((states.state.tolist(), damaged.tolist()))
+        with contextlib.suppress(CampaignError):
+            found[-1] += (resume_states(plan, done.config).state.tolist(),)
+    assert found[0] == found[1]
+    if change is _other_input:
+        assert found[0] == ([DONE] * 4, [])  # and resuming is refused
+    elif change is not _touch_pack:
+        assert found[0][0][1] == WAITING or found[0][2][1] == WAITING
 
 
 def test_settings_that_changed_are_noticed_in_packs(make_campaign: MakeCampaign, done: Campaign) -> None:

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import checked_path, read_checksum
@@ -97,7 +99,9 @@ def header_of(plan: Plan, layout: Layout, offset: int, run_start: int = -1) -> C
         return None
     ids = hashlib.sha256()
     for batch in plan.batches(["image_id"]):
-        ids.update("\0".join([*batch.column(0).to_pylist(), ""]).encode())
+        _, offsets, content = pc.binary_join_element_wise(batch.column(0), "", "\0").buffers()
+        ends = np.frombuffer(offsets, np.int32, len(batch) + 1)
+        ids.update(memoryview(content)[ends[0] : ends[-1]])
     return CheckpointHeader(offset, fingerprint, len(plan), ids.hexdigest(), run_start)
 
 

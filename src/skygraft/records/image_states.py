@@ -229,8 +229,10 @@ def read_ledger(
             start = checkpoint.header.offset
     rows_of: ImageRows | None = None
     for scanned in scan_ledger(layout.ledger, start, until):
-        # Made when the first events are there: by then other processes read the next ones.
-        rows_of = rows_of or ImageRows(plan)
+        # Made when the first events are there: by then other processes read the next ones. After a run that has ended
+        # none is of an image.
+        if len(scanned.images):
+            rows_of = rows_of or ImageRows(plan)
         rows, images = _known(rows_of, scanned.images)
         places = numpy_array(images.column("place"))
         begun = [0, *np.searchsorted(places, scanned.run_starts).tolist(), len(rows)]
@@ -254,8 +256,10 @@ def _source_keys(plan: Plan) -> NDArray[np.int64]:
     return np.array(keys, dtype=np.int64)
 
 
-def _known(rows_of: ImageRows, images: pa.RecordBatch) -> tuple[Rows, pa.RecordBatch]:
+def _known(rows_of: ImageRows | None, images: pa.RecordBatch) -> tuple[Rows, pa.RecordBatch]:
     """The rows of images in the plan, and the events on them; without those of images that are not in it."""
+    if rows_of is None:
+        return np.empty(0, dtype=np.int64), images  # there are none
     rows = rows_of.find(images.column("image_id").to_pylist())
     if np.all(rows >= 0):
         return rows, images
@@ -314,8 +318,9 @@ def _rows_of_last_events(
     start = before.header.offset if before is not None else 0
     # In this process: a run goes on meanwhile, and others are at work on its images.
     for scanned in scan_ledger(layout.ledger, start, offset, processes=1):
-        rows_of = rows_of or ImageRows(plan)
-        yield _with_states(states, *_known(rows_of, scanned.images))
+        if len(scanned.images):
+            rows_of = rows_of or ImageRows(plan)
+            yield _with_states(states, *_known(rows_of, scanned.images))
 
 
 def _with_states(states: ImageStates, rows: Rows, images: pa.RecordBatch) -> pa.RecordBatch:
