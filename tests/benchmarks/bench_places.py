@@ -131,7 +131,9 @@ def main() -> None:
             total = sum(spent)
             print(f"S3, killed {arguments.kills} times: {total:.1f} s ({', '.join(f'{s:.1f}' for s in spent)})")
             again = arguments.kills * start
-            print(f"ratio {total / local:.2f}; without the {arguments.kills} further starts {(total - again) / local:.2f}")
+            print(
+                f"ratio {total / local:.2f}; without the {arguments.kills} further starts {(total - again) / local:.2f}"
+            )
             out = folder / "out"
             wanted = {
                 p.relative_to(out).as_posix(): p.read_bytes()
