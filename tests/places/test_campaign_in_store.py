@@ -73,11 +73,21 @@ class Setting:
     def keys(self, folder: str = "") -> list[str]:
         return [key.removeprefix("results/tiny/") for key in self.bucket.keys(f"results/tiny/{folder}")]
 
-    def check(self) -> None:
-        """Images, masks, truth and tables are those of the campaign on this machine."""
+    def check_images(self) -> None:
+        """Images, masks and tables are those of the campaign on this machine."""
         images = self.local / "out" / "images" / "raw"
         wanted = {f"images/{path.name}": path.read_bytes() for path in images.iterdir()}
         assert {key: self.bucket.get(f"results/tiny/{key}") for key in self.keys("images")} == wanted
+        for name in ("truth", "sources"):
+            [table] = (self.local / "out" / name).rglob("*.parquet")
+            key = table.relative_to(self.local / "out").as_posix()
+            there = self.folder / "table.parquet"
+            there.write_bytes(self.bucket.get(f"results/tiny/{key}"))
+            assert pq.read_table(there).equals(pq.read_table(table))
+
+    def check(self) -> None:
+        """Images, masks, truth and tables are those of the campaign on this machine."""
+        self.check_images()
         for path in sorted((self.local / "out" / "records").rglob("*.*")):
             key = path.relative_to(self.local / "out").as_posix()
             content = self.bucket.get(f"results/tiny/{key}")
@@ -87,12 +97,6 @@ class Setting:
                 ours, theirs = json.loads(content), json.loads(path.read_text())
                 assert [*ours["inputs"]] == [Path(name).name for name in theirs["inputs"]]
                 assert ours["catalog"] == theirs["catalog"] and ours["calibration"] == theirs["calibration"]
-        for name in ("truth", "sources"):
-            [table] = (self.local / "out" / name).rglob("*.parquet")
-            key = table.relative_to(self.local / "out").as_posix()
-            there = self.folder / "table.parquet"
-            there.write_bytes(self.bucket.get(f"results/tiny/{key}"))
-            assert pq.read_table(there).equals(pq.read_table(table))
 
 
 @pytest.fixture
@@ -163,6 +167,62 @@ def test_killed_anywhere_and_resumed_on_another_machine(
     summary = setting.campaign(machine).run(n_workers=0)
     assert summary.n_done == N_IMAGES - len(records) and summary.n_remaining == 0
     setting.check()
+
+
+@pytest.mark.parametrize("killed", ["before the pack", "after it", "half-way"])
+def test_records_are_packed_in_the_store_too(setting: Setting, monkeypatch: pytest.MonkeyPatch, killed: str) -> None:
+    monkeypatch.setattr("skygraft.tables.consolidate._PACKED_FROM", 1)
+    upload, remove, removed = Store.upload, Store.remove, [0]
+
+    def no_pack(store: Store, source: Path, url: str) -> Any:
+        if "/records/" in url and url.endswith(".parquet"):
+            raise KilledError
+        return upload(store, source, url)
+
+    def few(store: Store, url: str) -> None:
+        removed[0] += "/records/" in url
+        if "/records/" in url and removed[0] > (2 if killed == "half-way" else 0):
+            raise KilledError
+        remove(store, url)
+
+    monkeypatch.setattr(Store, *(("upload", no_pack) if killed == "before the pack" else ("remove", few)))
+    with pytest.raises(KilledError):
+        setting.campaign().run(n_workers=0)
+    monkeypatch.setattr(Store, "upload", upload)
+    monkeypatch.setattr(Store, "remove", remove)
+    singles = [key for key in setting.keys("records") if not key.endswith(".parquet")]
+    assert bool(singles) and (len(singles) < 2 * N_IMAGES) == (killed == "half-way")
+    # Nothing is lost, nothing is made twice, and what was left is removed.
+    other = setting.campaign("two")
+    assert (other.status().n_done, other.run(n_workers=0).n_done) == (N_IMAGES, 0)
+    [pack] = setting.keys("records")
+    assert pack.endswith("/part-0.parquet") and other.check_checksums().ok
+    setting.check_images()
+    if killed != "half-way":
+        return
+    # An image that is made again counts, wherever it was packed, and whoever has old records.
+    name = f"{setting.bucket.name}/results/tiny/images/image-001.fits"
+    content = setting.bucket.fs.cat_file(name)
+    setting.bucket.fs.pipe_file(name, content[:-2880])
+    assert setting.campaign("two").status().n_damaged == 1
+    setting.bucket.fs.rm_file(name)
+    monkeypatch.setattr("skygraft.execution.task.read_image", _dies)
+    with pytest.raises(KilledError):
+        setting.campaign("two").run(n_workers=0)
+    monkeypatch.undo()
+    monkeypatch.setattr("skygraft.tables.consolidate._PACKED_FROM", 1)
+    setting.bucket.fs.pipe_file(name, content)
+    for machine in ("one", "three"):
+        assert setting.campaign(machine).status().n_done == N_IMAGES - 1  # it was reopened
+    assert setting.campaign("three").run(n_workers=0).n_done == 1
+    assert setting.keys("records") == [pack]
+    for machine in ("two", "one"):
+        assert setting.campaign(machine).status().n_done == N_IMAGES
+    setting.check_images()
+
+
+def _dies(*_: object) -> None:
+    raise KilledError
 
 
 def test_a_second_driver_is_refused_until_the_first_is_dead(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

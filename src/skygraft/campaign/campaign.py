@@ -37,6 +37,7 @@ from skygraft.records.status import (
     rescan,
     resume_states,
 )
+from skygraft.records.store_packs import remove_packed
 from skygraft.wording import number
 
 if TYPE_CHECKING:
@@ -256,6 +257,7 @@ class Campaign:
     def _publish(self) -> None:
         if (outputs := self.layout.outputs) is not None:
             outputs.publish_all()
+            remove_packed(self.layout)
 
     def status(self) -> Status:
         """The progress of the campaign, from its records and its ledger.

@@ -233,7 +233,7 @@ def _file_of(path: Path, layout: Layout) -> str:
 
 def _compare_output(path: Path, wanted: Mapping[str, Any]) -> tuple[str, int]:
     """Read an output of an image, single or packed; see `skygraft.records.file_checksums.compare`."""
-    if is_copy(path) and not os.path.lexists(path):
+    if is_copy(path) and not file_exists(path):
         try:
             path = bring(path)
         except PlaceError as error:

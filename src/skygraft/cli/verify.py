@@ -142,7 +142,6 @@ def _check(
 
 def _show(found: Verification) -> None:
     from skygraft.qa.tables import checks_table, closure_table
-    from skygraft.wording import number
 
     if found.bands:
         out_console().print(closure_table(found.bands, "recovered - injected magnitude, in the calibration aperture"))
@@ -151,7 +150,8 @@ def _show(found: Verification) -> None:
         of = f"of the {found.n_done:,} images that are done"
         echo(f"checked a sample of {found.n_images:,} {of} (--all checks every one)")
     else:
-        echo(f"checked all {number(found.n_images, 'image')} that are done")
+        what = "the one image that is" if found.n_images == 1 else f"all {found.n_images:,} images that are"
+        echo(f"checked {what} done")
     if found.is_sample and any(one.verdict == "too few stars" for one in found.checks):
         echo("more stars: --all, or a larger --sample")
     for row in found.failures[:_SHOWN]:

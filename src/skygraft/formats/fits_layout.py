@@ -171,7 +171,7 @@ class PlaneOptions(ReadOptions):
     Parameters
     ----------
     hdu : int or str, optional
-        HDU of the image.
+        HDU of the image, by number, by name, or by name and EXTVER ("SCI,2").
     variance, weight, rms, mask : int, str or False, optional
         An HDU of the image's file, by number or name; or a file, relative to the image's directory, with an optional
         HDU (``"m.fits[1]"``) and ``{stem}`` for the image's name without ``.fits``; or False for none.
@@ -299,15 +299,22 @@ def _choose_image(path: Path, wanted: int | str | None, hdus: Sequence[HduInfo])
     return images[0]
 
 
+def _called(text: str, hdus: Sequence[HduInfo]) -> list[HduInfo]:
+    """Return the HDUs of a name, or of a name and an EXTVER: ``"SCI"``, ``"SCI,2"``."""
+    found = [hdu for hdu in hdus if hdu.name == text.upper()]
+    name, comma, version = text.upper().rpartition(",")
+    if found or not comma or not version.strip().isdecimal():
+        return found
+    return [hdu for hdu in hdus if hdu.name == name.strip() and hdu.version == int(version)]
+
+
 def _named(path: Path, wanted: int | str, hdus: Sequence[HduInfo], key: str) -> HduInfo:
-    """Return the image HDU with that number or name."""
+    """Return the image HDU with that number, name, or name and EXTVER."""
     if isinstance(wanted, int) and not isinstance(wanted, bool):
         found = [hdu for hdu in hdus if hdu.index == (wanted if wanted >= 0 else len(hdus) + wanted)]
     elif isinstance(wanted, str):
         text = wanted.strip()
-        found = [hdu for hdu in hdus if hdu.name == text.upper()] or (
-            [hdu for hdu in hdus if hdu.index == int(text)] if text.isdecimal() else []
-        )
+        found = _called(text, hdus) or ([hdu for hdu in hdus if hdu.index == int(text)] if text.isdecimal() else [])
     else:
         raise ConfigError(f"{key} is {wanted!r}; the number or name of an HDU is needed", path=path, key=key)
     if not found:
@@ -315,8 +322,13 @@ def _named(path: Path, wanted: int | str, hdus: Sequence[HduInfo], key: str) -> 
             f"there is no HDU {wanted!r}; the file has {_listed(hdus)}", path=path, key=key, fix="Give one of these"
         )
     if len(found) > 1:
+        versions = {hdu.version for hdu in found}
+        with_version = f", or name and EXTVER, such as {key}='{found[-1].name},{found[-1].version}'"
         raise FormatError(
-            f"{len(found)} HDUs are called {wanted!r}: {_listed(found)}", path=path, key=key, fix="Give its number"
+            f"{len(found)} HDUs are called {wanted!r}: {_listed(found)}",
+            path=path,
+            key=key,
+            fix="Give its number" + (with_version if len(versions) == len(found) else ""),
         )
     if not is_flat(found[0]):
         raise FormatError(
@@ -386,7 +398,7 @@ def _given_plane(role: Role, given: int | str, path: Path, hdus: Sequence[HduInf
             f"{role} is {given!r}; an HDU (number or name), a file, or False is needed", path=path, key=role
         )
     text = os.fspath(given)
-    if any(hdu.name == text.upper() for hdu in hdus):
+    if _called(text, hdus):
         return _checked(role, path, _named(path, text, hdus, role), image)
     text = text.replace("{stem}", split_name(path)[0])
     match = _BRACKET.match(text)

@@ -33,9 +33,15 @@ MANIFEST = ".published.json"
 """What was published of the files of the whole campaign: size and time here, and what the store said."""
 _THREADS, _TOGETHER = 16, 128
 _IMAGES, _RECORDS = "images", "records"
+_PACK = "part-0.parquet"
+"""Of records and truth tables of a patch in one file (`skygraft.records.packs`); it is published as tables are."""
 _NOT_PUBLISHED = (".lock", ".lock.held", "logs", "ledger_checkpoint.arrow", MANIFEST, _IMAGES, _RECORDS)
 _OWN = ("campaign.yaml", MANIFEST)
 """Files by which a campaign's folder is recognised."""
+
+
+def _is_pack(name: str) -> bool:
+    return name.startswith(f"{_RECORDS}/") and name.endswith(f"/{_PACK}")
 
 
 @dataclass(frozen=True)
@@ -252,10 +258,12 @@ class Outputs:
         for name, one in found.items():
             top = name.partition("/")[0]
             here = FileIdentity.find(self.root / name)
-            if top == _RECORDS:
+            if top == _RECORDS and not _is_pack(name):
                 if not one.same_content(here):
                     missing.append((name, one))
-            elif top not in _NOT_PUBLISHED and not top.startswith(".lock") and not name.endswith(".tmp"):
+            elif _is_pack(name) or (
+                top not in _NOT_PUBLISHED and not top.startswith(".lock") and not name.endswith(".tmp")
+            ):
                 there = published.get(name)
                 known = before.get(name)
                 # Its time where it was written, if that is known: checksums and memories of patches compare it.
@@ -266,6 +274,11 @@ class Outputs:
                 if here is None or (changed_there and not changed_here):
                     missing.append((name, then))
         self._fetch_all(missing)
+        for name in [name for name, _ in missing if _is_pack(name)]:
+            # Single files that were packed elsewhere: they would count more than what is in the pack.
+            for path in [one for one in (self.root / name).parent.iterdir() if one.is_file()]:
+                if path.relative_to(self.root).as_posix() not in found and not path.name.endswith(".tmp"):
+                    path.unlink(missing_ok=True)
         if MANIFEST in found and missing:
             self._note_fetched(before, published, [name for name, _ in missing])
         if clean:
@@ -317,7 +330,38 @@ class Outputs:
                 continue
             inside = [p for p in entry.rglob("*") if p.is_file()] if entry.is_dir() else [entry]
             found += [path for path in inside if not path.name.endswith(".tmp") and not path.name.startswith(".lock")]
-        return sorted(found)
+        return sorted([*found, *self.packs()])
+
+    def packs(self) -> list[Path]:
+        """The packs of records that there are in the work folder."""
+        return sorted((self.root / _RECORDS).glob(f"tract=*/patch=*/{_PACK}"))
+
+    def packed_in_store(self) -> dict[Path, dict[str, FileIdentity]]:
+        """Return packs that the store has as they are here, and what else it has in the folder of each, by name.
+
+        Raises
+        ------
+        PlaceError
+            If it cannot be listed.
+        """
+        packs, manifest = self.packs(), self._manifest()
+        if not packs:
+            return {}
+        folders: dict[str, dict[str, FileIdentity]] = {}
+        for url, one in self.scratch.store.listing(f"{self.url}/{_RECORDS}", deep=True).items():
+            folder, _, name = url[len(self.url) + 1 :].rpartition("/")
+            folders.setdefault(folder, {})[name] = one
+        found = {}
+        for pack in packs:
+            name, here = pack.relative_to(self.root), FileIdentity.of(pack)
+            there = folders.get(name.parent.as_posix(), {})
+            if _PACK in there and manifest.get(name.as_posix()) == [*here.size_and_time, *there[_PACK].size_and_time]:
+                found[pack] = {one: identity for one, identity in there.items() if one != _PACK}
+        return found
+
+    def remove_all(self, paths: list[Path]) -> None:
+        """Remove files from the store, many at a time."""
+        self._each(self.remove, paths)
 
     def _manifest(self) -> dict[str, list[int]]:
         with contextlib.suppress(OSError, ValueError):

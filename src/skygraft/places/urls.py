@@ -120,7 +120,9 @@ def lost_slash(path: str | os.PathLike[str]) -> str | None:
     scheme, _, rest = text.partition(":/")
     if scheme == "file":
         return f"file:///{rest}"
-    return f"{scheme}://{rest}" if scheme.lower() in (*_SAME, "s3", "gs", "http", "https", "memory", "abfs") else None
+    # Of a scheme that is not known, too: that is what is wrong, unless there is a folder of that name.
+    known = scheme.lower() in (*_SAME, "s3", "gs", "http", "https", "memory", "abfs")
+    return f"{scheme}://{rest}" if known or not Path(f"{scheme}:").exists() else None
 
 
 def constant_part(pattern: str) -> str:

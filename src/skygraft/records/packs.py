@@ -384,7 +384,7 @@ def sha256_of(path: Path) -> str:
     try:
         return sha256_file(path)
     except FileNotFoundError:
-        if is_copy(path):
+        if is_copy(path) and _packed(path) is None:
             return sha256_file(bring(path))
         return hashlib.sha256(read_file(path)).hexdigest()
 
@@ -407,12 +407,16 @@ def remove_record(path: Path) -> None:
     OSError, OutputError
         If it cannot be removed.
     """
-    if (outputs := outputs_of(path)) is not None:
-        outputs.remove(path)
+    outputs = outputs_of(path)
     # First: were the single record gone and this not written, the older one in the pack would count again.
     if (found := _packed(path)) is not None:
-        with atomic_path(path.with_name(found[0] + REOPENED_SUFFIX)) as temporary:
+        reopened = path.with_name(found[0] + REOPENED_SUFFIX)
+        with atomic_path(reopened) as temporary:
             temporary.touch()
+        if outputs is not None:
+            outputs.publish(reopened)
+    if outputs is not None:
+        outputs.remove(path)
     path.unlink(missing_ok=True)
 
 

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from skygraft.catalog.partition_read import partition_bounds
 from skygraft.config.campaign import CampaignConfig
 from skygraft.json_text import parse_json
-from skygraft.place_names import is_copy
 from skygraft.records.files import Layout
 from skygraft.records.known_packs import KnownPacks
 from skygraft.records.plan_file import Plan
@@ -235,8 +234,6 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
 def _is_packed(config: CampaignConfig, plan: Plan) -> bool:
     """True if records and truth tables are packed; they are not if a Butler repository refers to their files."""
     butler = config.survey.butler
-    if is_copy(config.output):
-        return False  # each record is the commit of an image, also in a store
     return len(plan) >= _PACKED_FROM and (butler is None or butler.output_run is None)
 
 
