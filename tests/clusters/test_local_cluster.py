@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
@@ -97,9 +98,11 @@ def test_the_environment_of_workers_is_not_left_to_the_process_that_started_them
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Dask sets it in that process, too: later programs of a notebook would allocate memory as workers do."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # what somebody sets stays as it is
     before = dict(os.environ)
-    with open_cluster(LocalConfig(n_workers=1)) as opened:
+    # Forked ones have the environment of the process that they are forked from.
+    spawned = dask.config.set({"distributed.worker.multiprocessing-method": "spawn"})
+    with spawned, open_cluster(LocalConfig(n_workers=1)) as opened:
         [theirs] = opened.client.run(lambda: dict(os.environ)).values()
     assert ALLOCATOR.items() <= theirs.items()
     assert theirs["OMP_NUM_THREADS"] == "1"
