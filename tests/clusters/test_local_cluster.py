@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
@@ -107,9 +108,11 @@ def test_workers_keep_their_memory_and_leave_no_environment_to_the_process_that_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Dask sets variables in that process, too: later programs of a notebook would have them."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # what somebody sets stays as it is
     before = dict(os.environ)
-    with open_cluster(LocalConfig(n_workers=1)) as opened:
+    # Forked ones have the environment of the process that they are forked from.
+    spawned = dask.config.set({"distributed.worker.multiprocessing-method": "spawn"})
+    with spawned, open_cluster(LocalConfig(n_workers=1)) as opened:
         [theirs] = opened.client.run(lambda: dict(os.environ)).values()
         assert [*opened.client.run(mapped_bytes).values()] == [0]
     assert mapped_bytes() == 1

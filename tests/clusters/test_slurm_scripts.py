@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +12,11 @@ from types import SimpleNamespace
 import pytest
 
 from kits.tiny_campaign import checksums, write_tiny_campaign
+from skygraft.campaign import Campaign
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "deploy" / "slurm"
+N_IMAGES = 80
+"""As many as are not made before a driver has heard that it shall stop."""
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -64,17 +66,16 @@ def start_again(slurm: SimpleNamespace, job: str) -> None:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Checksums of a campaign of 120 images, made in one process."""
+    """Checksums of the campaign, made in this process."""
     folder = tmp_path_factory.mktemp("serial")
-    command = [f"{sys.prefix}/bin/skygraft", "run", str(write_tiny_campaign(folder, 120)), "--workers", "0"]
-    subprocess.run(command, check=True, capture_output=True)
+    assert Campaign.from_yaml(write_tiny_campaign(folder, N_IMAGES)).run(n_workers=0).ok
     return checksums(folder)
 
 
 def test_the_driver_in_a_job_stops_before_its_walltime_and_goes_on_by_itself(
     slurm: SimpleNamespace, tmp_path: Path, profile: Callable[..., Path], expected: dict[str, str]
 ) -> None:
-    campaign = write_tiny_campaign(tmp_path / "work", 120, images_per_task=1)
+    campaign = write_tiny_campaign(tmp_path / "work", N_IMAGES, images_per_task=1)
     site = profile(n_workers=1, cores=1)
     job = submit(slurm, "driver.sbatch", campaign, "--cpus-per-task=1", "--mem=900M", SKYGRAFT_CLUSTER=str(site))
     log = campaign.parent / f"skygraft-driver-{job}.log"
@@ -90,7 +91,7 @@ def test_the_driver_in_a_job_stops_before_its_walltime_and_goes_on_by_itself(
         int(re.findall(pattern, text)[0])
         for pattern, text in ((r"(\d+) images made", first), (r"(\d+) done before", second))
     )
-    assert 0 < made <= before < 120
+    assert 0 < made <= before < N_IMAGES
     assert checksums(campaign.parent) == expected
     assert slurm.jobs() == []
 
@@ -98,7 +99,7 @@ def test_the_driver_in_a_job_stops_before_its_walltime_and_goes_on_by_itself(
 def test_a_driver_that_is_cancelled_stays_away_and_takes_its_workers_along(
     slurm: SimpleNamespace, tmp_path: Path, profile: Callable[..., Path]
 ) -> None:
-    campaign = write_tiny_campaign(tmp_path / "work", 120, images_per_task=1)
+    campaign = write_tiny_campaign(tmp_path / "work", N_IMAGES, images_per_task=1)
     job = submit(
         slurm, "driver.sbatch", campaign, "--cpus-per-task=1", "--mem=900M", SKYGRAFT_CLUSTER=str(profile(n_workers=1))
     )
@@ -110,7 +111,7 @@ def test_a_driver_that_is_cancelled_stays_away_and_takes_its_workers_along(
 
 
 def test_a_campaign_in_one_allocation(slurm: SimpleNamespace, tmp_path: Path, expected: dict[str, str]) -> None:
-    campaign = write_tiny_campaign(tmp_path / "work", 120, images_per_task=1)
+    campaign = write_tiny_campaign(tmp_path / "work", N_IMAGES, images_per_task=1)
     (campaign.parent / "runner.yaml").write_text("kind: slurm-runner\ninterface: lo\nmemory_limit: 900MiB\n")
     job = submit(slurm, "runner.sbatch", campaign, "--ntasks=3", "--mem-per-cpu=900M", SKYGRAFT_CLUSTER="runner.yaml")
     log = campaign.parent / f"skygraft-{job}.log"
