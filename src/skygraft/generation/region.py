@@ -337,9 +337,12 @@ def as_region(region: Any) -> Region:
     if isinstance(region, Mapping):
         if set(region) == {"ra", "dec", "radius"}:
             for name in ("ra", "dec", "radius"):
-                if isinstance(region[name], bool) or not isinstance(region[name], (int, float, np.number)):
+                value = region[name]
+                if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not abs(value) <= 1e9:
                     raise CatalogError(
-                        f"the {name} of the region is {region[name]!r}", key="region", fix="Give a number of degrees"
+                        f"the {name} of the region is {shorten(repr(value))}",
+                        key="region",
+                        fix="Give a number of degrees",
                     )
             return Region.circle(region["ra"], region["dec"], region["radius"])
         if set(region) == {"polygon"}:
