@@ -337,7 +337,7 @@ def as_region(region: Any) -> Region:
     if isinstance(region, Mapping):
         if set(region) == {"ra", "dec", "radius"}:
             for name in ("ra", "dec", "radius"):
-                value = region[name]
+                value: Any = region[name]
                 if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not abs(value) <= 1e9:
                     raise CatalogError(
                         f"the {name} of the region is {shorten(repr(value))}",
