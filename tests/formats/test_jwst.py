@@ -15,6 +15,7 @@ from kits.space_images import AREA, PHOTONS, PSF, SIZE, pipeline, relative_areas
 from skygraft import inject
 from skygraft.errors import CalibrationError, ConfigError, FormatError, UncalibratedImageError, WcsError
 from skygraft.formats import read_calibration, read_exposure, read_footprint, write_exposure
+from skygraft.formats.base import CAUTION
 from skygraft.formats.conformance import check_format
 from skygraft.formats.jwst import JwstFormat
 from skygraft.photometry import TOTAL
@@ -261,6 +262,15 @@ def test_planes_that_a_product_always_has_are_missed(tmp_path) -> None:
         with pytest.raises(FormatError, match=f"no HDU {name}.*{option}=False"):
             read_exposure(path)
         assert read_exposure(path, **{option: False}).photo_calib is not None
+
+
+def test_an_exposure_without_areas_says_what_that_means(tmp_path) -> None:
+    path = write_jwst(tmp_path / "jw02736001001_02105_00001_nrcalong_cal.fits", mosaic=False)
+    assert CAUTION not in read_exposure(path, psf=PSF).extra
+    with fits.open(path) as hdus:
+        hdus["AREA"].name = "OTHER"
+        hdus.writeto(tmp_path / "b_cal.fits")
+    assert "no HDU AREA" in read_exposure(tmp_path / "b_cal.fits", psf=PSF).extra[CAUTION]
 
 
 def test_areas_that_disagree_are_refused(tmp_path) -> None:

@@ -30,6 +30,7 @@ class Meaning:
     kinds: dict[str, Any]
     planes: dict[str, Any]
     added: Any
+    caution: str
 
 
 def _sources(how: dict[str, Any]) -> QTable:
@@ -75,9 +76,12 @@ def _inject(exposure: Any, how: dict[str, Any]) -> Any:
 
 
 def _meaning(exposure: Any, made: Any) -> Meaning:
+    from skygraft.formats.base import CAUTION
+
     planes = {"image": exposure.image, "variance": exposure.variance, "mask": exposure.mask}
     added = np.asarray(made.exposure.image, float) - np.asarray(exposure.image, float)
-    return Meaning(_kinds(exposure), {k: None if v is None else np.array(v) for k, v in planes.items()}, added)
+    copies = {k: None if v is None else np.array(v) for k, v in planes.items()}
+    return Meaning(_kinds(exposure), copies, added, exposure.extra.get(CAUTION, ""))
 
 
 def _sound(folder: Path, how: dict[str, Any]) -> Meaning:
@@ -91,7 +95,6 @@ def attempt(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what: l
     """Read, inject, write, read again; a number that the damage took away must not be made up."""
     from skygraft import read_exposure
     from skygraft.formats import read_calibration, read_footprint
-    from skygraft.formats.base import CAUTION
 
     sound = fuzz.folder / "fits" / name
     how = json.loads((sound / "how.json").read_text())
@@ -120,8 +123,9 @@ def attempt(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what: l
     if not np.isfinite(np.asarray(made.exposure.image))[finite].all():
         raise SilentError("pixels that were finite are not after injection")
     check_drawn(made.truth, after.added, after.planes["image"])
-    loud = bool(said) or bool(exposure.extra.get(CAUTION))
-    if change.noticeable:
+    cautioned = bool(after.caution) and after.caution != before.caution
+    loud = bool(said) or bool(after.caution)
+    if change.noticeable and not cautioned:
         _same(before, after, change.loses)
     elif not loud and not change.loses:
         for key in ("format", "PSF"):

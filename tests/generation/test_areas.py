@@ -195,7 +195,8 @@ def test_cards_that_are_no_fits_are_named(tmp_path):
     "region",
     [
         {"ra": 1.0, "dec": None, "radius": 1.0}, {"ra": "a", "dec": 1.0, "radius": 1.0},
-        {"ra": 1.0, "dec": 1.0, "radius": True}, {"polygon": [[1, 2], [3]]}, {"polygon": "here"},
+        {"ra": 1.0, "dec": 1.0, "radius": True},
+        {"ra": 10**30, "dec": 1.0, "radius": 1.0}, {"polygon": [[1, 2], [3]]}, {"polygon": "here"},
         {"skymap": {"kind": "healpix", "nside": 4, "patch_nside": 16}, "tract": None, "patch": 1}, None, [["a", "b"]],
     ],
 )  # fmt: skip

@@ -340,6 +340,14 @@ def test_values_that_are_no_measurement_are_missing(context: ImageContext, tmp_p
     assert np.isnan(found.fluxes["cal"].value[:2]).all() and np.isfinite(found.fluxes["cal"].value[2:]).all()
 
 
+def test_names_of_columns_that_are_no_text(context: ImageContext, tmp_path: Path) -> None:
+    path = write(lsst_object(), tmp_path / "cat.parquet")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"r_cModelFlux", b"\xff_cModelFlux"))
+    with pytest.raises(CorruptFileError, match="not a readable Parquet file"):
+        read(path, context)
+
+
 def test_columns_that_the_chosen_kind_lacks(context: ImageContext, tmp_path: Path) -> None:
     columns = {k: v for k, v in tractor().items() if k != "flux_r"}
     with pytest.raises(CatalogError, match="no column 'flux_r'"):

@@ -193,6 +193,12 @@ class JwstFormat(SpaceFitsFormat):
             if error is None or error > _GOOD_SIP or not asked:
                 off = "by an unknown amount" if error is None else f"by up to {error:.2g} pixels (SIPMXERR)"
                 found[CAUTION] = f"positions are those of the SIP approximation in the header, which is off {off}"
+        if not self._is_mosaic(opened) and companion_hdu("AREA", opened.image, opened.hdus) is None:
+            without = (
+                "the file has no HDU AREA: fluxes are not corrected for the distortion of the pixels' areas, a few per "
+                "cent towards the edges"
+            )
+            found[CAUTION] = f"{found[CAUTION]}; {without}" if CAUTION in found else without
         return found
 
     def _data_id(self, opened: OpenedImage, given: FitsOptions) -> DataId:

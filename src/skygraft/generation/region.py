@@ -295,6 +295,10 @@ class Region:
         return to_lonlat(vectors)
 
 
+_LARGEST = 1e9
+"""No angle in degrees is larger."""
+
+
 def _points(given: Any) -> NDArray[np.float64]:
     """Numbers as an array."""
     try:
@@ -337,9 +341,13 @@ def as_region(region: Any) -> Region:
     if isinstance(region, Mapping):
         if set(region) == {"ra", "dec", "radius"}:
             for name in ("ra", "dec", "radius"):
-                if isinstance(region[name], bool) or not isinstance(region[name], (int, float, np.number)):
+                value = region[name]
+                number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+                if not number or not -_LARGEST <= value <= _LARGEST:
                     raise CatalogError(
-                        f"the {name} of the region is {region[name]!r}", key="region", fix="Give a number of degrees"
+                        f"the {name} of the region is {shorten(repr(value))}",
+                        key="region",
+                        fix="Give a number of degrees",
                     )
             return Region.circle(region["ra"], region["dec"], region["radius"])
         if set(region) == {"polygon"}:

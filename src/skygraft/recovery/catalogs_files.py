@@ -241,7 +241,8 @@ def _parquet(path: Path) -> RawCatalog:
     try:
         dataset = pads.dataset(path, format="parquet", partitioning="hive" if path.is_dir() else None)
         schema = dataset.schema
-    except (pa.ArrowException, OSError) as error:
+        there = tuple(schema.names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorruptFileError(f"not a readable Parquet file: {error}", path=path, fix=FETCH_AGAIN) from error
     if path.is_dir() and not dataset.files:
         raise CatalogError("the folder holds no Parquet files", path=path, fix="Give a folder with tables in it")
@@ -263,7 +264,7 @@ def _parquet(path: Path) -> RawCatalog:
     header = {
         k.decode(errors="replace").upper(): v.decode(errors="replace") for k, v in (schema.metadata or {}).items()
     }
-    return RawCatalog(path, tuple(schema.names), header, read)
+    return RawCatalog(path, there, header, read)
 
 
 class Columns:
