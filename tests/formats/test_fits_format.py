@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from kits.plain_images import plain_header
 from skygraft.errors import (
     CalibrationError,
     ConfigError,
@@ -527,3 +528,21 @@ def test_vircam_rewrite_keeps_every_untouched_pixel(data_dir: Path, tmp_path: Pa
     np.testing.assert_allclose(again.image[touched], planes["image"].values[touched], atol=11.7)
     np.testing.assert_array_equal((again.mask & again.mask_planes["INJECTED"]) != 0, touched)
     np.testing.assert_array_equal((again.mask & 2) != 0, (exposure.mask & 2) != 0)
+
+
+def test_hdus_by_name_and_version(tmp_path: Path) -> None:
+    path = tmp_path / "two.fits"
+    hdus = [fits.PrimaryHDU()]
+    for version in (1, 2):
+        header = plain_header(150.0, 2.0, 20)
+        hdus.append(fits.ImageHDU(np.full((20, 20), version, "f4"), header, name="SCI", ver=version))
+        hdus.append(fits.ImageHDU(np.full((20, 20), version, "i2"), name="DQ", ver=version))
+    fits.HDUList(hdus).writeto(path)
+    second = read_exposure(path, hdu="sci,2")
+    assert (second.image == 2).all() and (second.mask == 2).all()
+    other = read_exposure(path, hdu="SCI, 1", mask="DQ,2")
+    assert (other.image == 1).all() and (other.mask == 2).all()
+    with pytest.raises(FormatError, match=r"2 HDUs are called 'SCI'.*number, or name and EXTVER, such as hdu='SCI,2'"):
+        read_exposure(path, hdu="SCI")
+    with pytest.raises(FormatError, match="there is no HDU 'SCI,3'"):
+        read_exposure(path, hdu="SCI,3")

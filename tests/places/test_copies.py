@@ -20,7 +20,18 @@ from kits.s3_kit import SECRET, Bucket
 from skygraft import place_names
 from skygraft.errors import ConfigError, PlaceError, PlaceNotFoundError
 from skygraft.formats import read_exposure, read_footprint
-from skygraft.places import Scratch, bring, checked_url, find_copies, for_headers, holding, local_path, refresh, see
+from skygraft.places import (
+    Scratch,
+    bring,
+    checked_url,
+    find_copies,
+    for_headers,
+    holding,
+    is_place,
+    local_path,
+    refresh,
+    see,
+)
 from skygraft.places.copies import _regular
 
 
@@ -52,7 +63,7 @@ def test_odd_keys_have_names_of_their_own(parts: list[str]) -> None:
         ("https://host/a?AWSAccessKeyId=SECRET", "signed"),
         ("https://host/a?sig=SECRET", "signed"),
         ("simplecache::s3://bucket/a", "chain"),
-        ("s4://bucket/a", "not a kind of store"),
+        ("s4://bucket/a", "'s4' is not a kind of store"),
         ("s3:///a", "names no bucket"),
         ("https://a b?v=2", "names no bucket"),
         ("s3://me@home.org:SECRET@bucket/a", "password"),
@@ -66,6 +77,17 @@ def test_urls_that_are_refused(url: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason) as caught:
         checked_url(url)
     assert "SECRET" not in str(caught.value) and "SECRET" not in repr(caught.value)
+
+
+def test_unknown_kinds_of_stores_are_named_where_paths_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `Path`, as commands give it, has one slash."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"'foo' is not a kind of store that fsspec knows\. Use s3://"):
+        read_exposure(Path("foo://x"))
+    (tmp_path / "foo:").mkdir()  # a folder that is called so
+    assert not is_place(Path("foo:/x"))
 
 
 def test_secrets_in_text_are_left_out() -> None:

@@ -226,7 +226,7 @@ def open_exposure(
         wanted, and a whole plane is kept once it was read. With chunks they are arrays of Dask, as those of
         `xarray.open_dataset`: ``{}`` for chunks of whole rows or tiles, about a million pixels each; sizes, such as
         512 or ``{"y": 512, "x": 512}``; ``"auto"`` for Dask's own.
-    format, aperture, psf, photo_calib, gain, hdu, **options
+    format, aperture, psf, photo_calib, gain, hdu, **options : optional
         As for `read_exposure`.
 
     Returns

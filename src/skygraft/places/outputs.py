@@ -353,9 +353,9 @@ class Outputs:
             folders.setdefault(folder, {})[name] = one
         found = {}
         for pack in packs:
-            name, here = pack.relative_to(self.root), FileIdentity.of(pack)
-            there = folders.get(name.parent.as_posix(), {})
-            if _PACK in there and manifest.get(name.as_posix()) == [*here.size_and_time, *there[_PACK].size_and_time]:
+            own, here = pack.relative_to(self.root), FileIdentity.of(pack)
+            there = folders.get(own.parent.as_posix(), {})
+            if _PACK in there and manifest.get(own.as_posix()) == [*here.size_and_time, *there[_PACK].size_and_time]:
                 found[pack] = {one: identity for one, identity in there.items() if one != _PACK}
         return found
 
