@@ -212,9 +212,9 @@ def _add_light(
                         if square >= far and (inside or (sharp and _furthest(cx, cy, 0.5 * (h - 1)) <= end_square)):
                             use[child] = bounded or square <= end_square
                             n_used += use[child]
-                        elif level == 0 and square >= far:
-                            # The end lies across it. Where a cell may stand for its pixels, a parabola in the square of
-                            # the radius is as good, and needs no table for every row.
+                        elif level == 0 and square >= far_parent:
+                            # The end lies across it. Where cells twice as large may stand for their pixels, a parabola
+                            # in the square of the radius is as good, and needs no table for every row.
                             if _nearest(cx, cy, 0.5 * (h - 1)) > end_square:
                                 continue
                             step = np.float32(per * per * h * np.sqrt(square))
