@@ -80,7 +80,7 @@ class Folders:
         for key in ("ra", "dec"):
             if not np.isfinite(after[key]).all():
                 raise SilentError(f"{key} is not finite")
-        if "margin" in what[0] or (name == "plain" and change.loses == "a file"):
+        if "margin" in what[0] or "thumbnail" in what[0] or (name == "plain" and change.loses == "a file"):
             return  # margins are not read, and nothing says what a plain folder should hold
         if change.column in _NEEDED and (change.loses or change.value is None or not np.isfinite(change.value)):
             raise SilentError(f"{change.what}, and nothing was said")

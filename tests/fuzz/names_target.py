@@ -73,8 +73,8 @@ def _look(url: str, scratch: Any) -> None:
 def _is_secret(url: str) -> bool:
     """Whether the words of `_HOSTS` and `_QUERIES` are still in a place where they are secrets."""
     before, _, after = url.partition("?")
-    if "://" not in before and before.startswith(("memory", "file")):
-        return False  # a path on this machine
+    if _SECRET in before and before.lower().startswith(("memory", "file")) and "://" not in before.replace(":///", ""):
+        return False  # part of a path on this machine
     authority = before.partition("://")[2].split("/")[0]
     return ("://" in before and f":{_SECRET}@" in authority) or (_SECRET in after and "#" not in before)
 

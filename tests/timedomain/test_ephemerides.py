@@ -315,6 +315,8 @@ def test_repeated_rows_of_two_bands_are_one() -> None:
         ({"mag_r": [20.0, np.inf, 20.0]}, "mag of band r = inf"),
         ({"id": ["a", "", "b"]}, "has no id"),
         ({"id": [7.0, np.nan, 7.0]}, "has no id"),
+        ({"mjd": np.zeros((3, 2))}, "mjd"),
+        ({"mjd": [[1.0], [2.0, 3.0], [4.0]]}, "mjd"),
     ],
 )
 def test_bad_tables(change, message) -> None:

@@ -205,8 +205,8 @@ class _Reader:
         return names, owner.reshape(-1).astype(np.int64)
 
     def _times(self, layout: _Layout, names: NDArray[np.str_], owner: NDArray[np.int64]) -> NDArray[np.float64]:
-        column = next(self._table[name] for name in layout.time if name in self._table.colnames)
         given, name = self._numbers(layout.time, "d")
+        column = self._table[name]
         exact = hasattr(column, "tai")  # astropy's Time, which the reader has converted to TAI
         mjd = given if exact else given - layout.zero
         self._check(~(np.abs(mjd) <= _LATEST), given, name, names[owner], f"a time within {_LATEST:g} d (MJD)")
