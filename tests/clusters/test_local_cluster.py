@@ -93,14 +93,26 @@ def test_strangers_are_refused_without_being_asked_for_it() -> None:
         assert opened.client.submit(sum, [1, 3]).result() == 4
 
 
-def mapped_bytes() -> int:
-    """How much more memory is mapped, not taken from the heap, when an array of 64 MB is allocated."""
-    library = ctypes.CDLL(None)
-    # The structure of `man mallinfo2`: ten numbers, of which the fifth is the bytes that are mapped.
-    library.mallinfo2.restype = type("Info", (ctypes.Structure,), {"_fields_": [("numbers", ctypes.c_size_t * 10)]})
-    before = library.mallinfo2().numbers[4]
-    kept = np.empty(1 << 26, np.uint8)
-    return int(library.mallinfo2().numbers[4] - before) // kept.size
+def _measure() -> Callable[[], int]:
+    """Return a function that spawned workers, who have no tests to import, get as a whole."""
+
+    def mapped_bytes() -> int:
+        """How much more memory is mapped, not taken from the heap, when an array of 64 MB is allocated."""
+
+        import numpy as np
+
+        library = ctypes.CDLL(None)
+        # The structure of `man mallinfo2`: ten numbers, of which the fifth is the bytes that are mapped.
+        fields = {"_fields_": [("numbers", ctypes.c_size_t * 10)]}
+        library.mallinfo2.restype = type("Info", (ctypes.Structure,), fields)
+        before = library.mallinfo2().numbers[4]
+        kept = np.empty(1 << 26, np.uint8)
+        return int(library.mallinfo2().numbers[4] - before) // kept.size
+
+    return mapped_bytes
+
+
+mapped_bytes = _measure()
 
 
 @pytest.mark.dask

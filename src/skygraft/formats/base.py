@@ -279,7 +279,7 @@ class ImageCalibration:
             gain=exposure.gain,
             gain_origin=exposure.gain_origin,
             no_gain=str(exposure.extra.get(NO_GAIN, "")),
-            has_variance="variance" in exposure.planes,  # which need not be read for that
+            has_variance="variance" in exposure.plain,  # which need not be read for that
             n_files=max(1, len(exposure.extra.get(FILES, ()))),
         )
 

@@ -20,7 +20,7 @@ fade as phi does, within a pixel. `errors` says how much light that is.
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
+import scipy  # scipy.fft is imported when used
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled

@@ -23,7 +23,9 @@ from skygraft.records.packs import (
     PackIndex,
     PackWriter,
     PatchFiles,
+    packed_files,
     read_index,
+    single_names,
 )
 
 __all__ = ["ImageFiles", "pack_patch"]
@@ -69,10 +71,12 @@ def pack_patch(
     files = PatchFiles(str(layout.patch_folder(layout.records, tract, patch)))
     pack = Path(files.folder, PACK_NAME)
     checksum, index = layout.checksum(pack), read_index(pack)
-    available = files.names | files.packed.keys()
+    # Of outputs in a store, `files` has no names; records and truth tables that were consolidated are here.
+    names = files.names or single_names(files.folder)
+    available = names | packed_files(files.folder).keys()
     stems = {stem for stem in {*images, *index.image_ids} if all(stem + suffix in available for suffix in _SUFFIXES)}
-    single = {stem + suffix for stem in stems for suffix in _SUFFIXES} & files.names
-    reopened = [name for name in files.names if name.endswith(REOPENED_SUFFIX)]
+    single = {stem + suffix for stem in stems for suffix in _SUFFIXES} & names
+    reopened = [name for name in names if name.endswith(REOPENED_SUFFIX)]
     if not single and not reopened and _is_sound(pack, checksum, index):
         return {}
     damaged: dict[str, str] = {}
