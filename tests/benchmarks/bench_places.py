@@ -107,7 +107,7 @@ def main() -> None:
         local = run(path)
         start = run(path)
         print(f"files: {local:.1f} s of processor time; a run with nothing to do: {start:.1f} s")
-        with s3_server() as endpoint:
+        with s3_server(keep_alive=True) as endpoint:
             bucket = Bucket(endpoint, "bench")
             bucket.put(folder / "raw", "raw/")
             bucket.fs.put_file(str(folder / "fakes.parquet"), "bench/fakes.parquet")

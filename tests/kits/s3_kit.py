@@ -20,8 +20,8 @@ import logging, sys
 logging.disable()
 from werkzeug.serving import WSGIRequestHandler, make_server
 from moto.server import DomainDispatcherApplication, create_backend_app
-# Connections stay open, as those of a real store do.
-WSGIRequestHandler.protocol_version = "HTTP/1.1"
+if "keep" in sys.argv:
+    WSGIRequestHandler.protocol_version = "HTTP/1.1"
 app = DomainDispatcherApplication(create_backend_app)
 make_server("127.0.0.1", int(sys.argv[1]), app, threaded=True).serve_forever()
 """
@@ -34,12 +34,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def s3_server() -> Iterator[str]:
-    """The address of an S3 server in a process of its own."""
+def s3_server(*, keep_alive: bool = False) -> Iterator[str]:
+    """The address of an S3 server in a process of its own. With `keep_alive`, connections stay open, as those of a real store do."""
     port = free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", _SERVER, str(port)],
+        [sys.executable, "-W", "ignore", "-c", _SERVER, str(port), *(["keep"] if keep_alive else [])],
         env=environment | {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ from skygraft.places import (
     local_path,
     refresh,
     see,
+    stores,
 )
 from skygraft.places.copies import _regular
 
@@ -333,3 +335,23 @@ def test_nothing_here_knows_the_secret(bucket: Bucket, tmp_path: Path) -> None:
 def test_for_headers_of_a_small_file_reads_it(web: FileServer) -> None:
     (web.folder / "a.txt").write_bytes(b"text")
     assert for_headers(local_path(f"{web.url}/a.txt")).read_bytes() == b"text"
+
+
+def test_a_server_that_takes_a_request_and_never_answers_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(stores, "_PATIENCE", 0.2)
+    monkeypatch.setattr(stores, "_TRIES", 2)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        store = stores.Store(stores.Storage(endpoint_url=where))
+        (tmp_path / "a.bin").write_bytes(b"content")
+        for ask in (
+            lambda: store.read("s3://bucket/a.bin"),
+            lambda: store.upload(tmp_path / "a.bin", "s3://bucket/a.bin"),
+            lambda: store.read(f"{where}/a.bin"),
+        ):
+            with pytest.raises(PlaceError, match=r"a\.bin.*not answered in time"):
+                ask()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import itertools
 import os
 import random
@@ -36,6 +37,12 @@ _WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenR
                         "DefaultCredentialsError", "RefreshError")  # fmt: skip
 _PIECE = 1 << 20
 _TOGETHER = 128
+_PATIENCE = 300.0
+"""Seconds after which a request that is not answered is given up, and made again."""
+_SLOWEST = 50_000.0
+"""Bytes a second below which a transfer is given up."""
+_LONG_LISTING = 100_000_000
+"""Listings may take as long as a transfer of this many bytes."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ class Store:
         def ask() -> Any:
             with contextlib.suppress(AttributeError):
                 fs.invalidate_cache(fs._parent(url))
-            return fs.info(url)
+            return _limited(fs.info)(url)
 
         info = self._call("looked at", url, ask)
         if info.get("type") == "directory":
@@ -189,9 +196,9 @@ class Store:
             fs.invalidate_cache()
             try:
                 if deep:
-                    found: dict[str, Any] = fs.find(folder, detail=True)
+                    found: dict[str, Any] = _limited(fs.find, _LONG_LISTING)(folder, detail=True)
                     return found
-                return {entry["name"]: entry for entry in fs.ls(folder, detail=True)}
+                return {entry["name"]: entry for entry in _limited(fs.ls, _LONG_LISTING)(folder, detail=True)}
             except FileNotFoundError as error:
                 if "bucket" in str(error).lower():
                     raise
@@ -200,7 +207,9 @@ class Store:
         found = self._call("listed", folder, ask)
         if not found and scheme in ("s3", "gs"):
             # An empty answer may be that of a bucket that is not there.
-            self._call("listed", folder, fs.ls, f"{scheme}://{split_url(folder)[1]}", detail=True)
+            self._call(
+                "listed", folder, _limited(fs.ls, _LONG_LISTING), f"{scheme}://{split_url(folder)[1]}", detail=True
+            )
         files = {}
         for name, info in found.items():
             if info.get("type") == "file" and not name.endswith("/"):
@@ -213,7 +222,7 @@ class Store:
         fs = self.filesystem(url)
 
         def get() -> bytes:
-            content: bytes = fs.cat_file(url, start=start, end=end)
+            content: bytes = _limited(fs.cat_file)(url, start=start, end=end)
             return content
 
         return bytes(self._call("read", url, get))
@@ -229,9 +238,8 @@ class Store:
         found: list[bytes] = []
         for some in itertools.batched(urls, _TOGETHER):
             try:
-                found += self._call(
-                    "read", some[0], self.filesystem(some[0]).cat_ranges, [*some], None, None, on_error="raise"
-                )
+                ask = _limited(self.filesystem(some[0]).cat_ranges)
+                found += self._call("read", some[0], ask, [*some], None, None, on_error="raise")
             except PlaceError:
                 found += [self.read(url) for url in some]  # the error names the right one
         return found
@@ -248,9 +256,8 @@ class Store:
 
         def get() -> list[bytes]:
             starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
-            parts: list[bytes] = [
-                bytes(part) for part in fs.cat_ranges([url] * len(ranges), starts, ends, on_error="raise")
-            ]
+            ask = _limited(fs.cat_ranges, sum(ends) - sum(starts))
+            parts: list[bytes] = [bytes(part) for part in ask([url] * len(ranges), starts, ends, on_error="raise")]
             for (start, end), part in zip(ranges, parts, strict=True):
                 if len(part) != end - start:
                     what = "whole files" if len(part) > end - start else "less"
@@ -284,13 +291,13 @@ class Store:
         before: list[str] = []
 
         def get() -> None:
-            fs.get_file(url, str(target))
+            _limited(fs.get_file, identity.n_bytes)(url, str(target))
             n_bytes = target.stat().st_size
             if identity.n_bytes not in (n_bytes, -1):
                 raise _CutOffError(f"{n_bytes:,} of {identity.n_bytes:,} bytes arrived")
             if fraction_of(md5_file(target)) == identity.mtime_ns % 10**9:
                 return  # What the store said of it before: its tag is the MD5.
-            info = fs.info(url)
+            info = _limited(fs.info)(url)
             now = identity_of(info, url)
             if now.size_and_time != identity.size_and_time:
                 raise PlaceError("it was changed while it was read", path=url, fix="Plan again, and run again")
@@ -321,7 +328,10 @@ class Store:
         PlaceError
             If it cannot be written, or the store does not show it as it is.
         """
-        return self._put(url, lambda fs: fs.put_file(str(source), url), source.stat().st_size, lambda: md5_file(source))
+        n_bytes = source.stat().st_size
+        return self._put(
+            url, lambda fs: _limited(fs.put_file, n_bytes)(str(source), url), n_bytes, lambda: md5_file(source)
+        )
 
     def write(self, url: str, content: bytes, *, create: bool = False) -> FileIdentity:
         """Write a small file; with `create`, only if there is none.
@@ -337,15 +347,16 @@ class Store:
         return self._put(url, lambda fs: self._pipe(fs, url, content, create), len(content), lambda: md5)
 
     def _pipe(self, fs: Any, url: str, content: bytes, create: bool) -> None:
+        pipe = _limited(fs.pipe_file, len(content))
         if not create:
-            fs.pipe_file(url, content)
+            pipe(url, content)
             return
         try:
-            fs.pipe_file(url, content, mode="create")
+            pipe(url, content, mode="create")
         except (TypeError, NotImplementedError):  # a backend that cannot
-            if fs.exists(url):
+            if _limited(fs.exists)(url):
                 raise FileExistsError(url) from None
-            fs.pipe_file(url, content)
+            pipe(url, content)
 
     def _put(self, url: str, put: Callable[[Any], None], n_bytes: int, md5: Callable[[], str]) -> FileIdentity:
         if scheme_of(url) in READ_ONLY:
@@ -366,7 +377,7 @@ class Store:
             with contextlib.suppress(AttributeError):
                 fs.invalidate_cache(fs._parent(url))
             try:
-                info = fs.info(url)
+                info = _limited(fs.info)(url)
             except FileNotFoundError:
                 raise _CutOffError("the store does not show what was written") from None
             identity = identity_of(info, url)
@@ -392,9 +403,28 @@ class Store:
         """Remove a file, if there is one."""
         fs = self.filesystem(url)
         try:
-            self._call("removed", url, fs.rm_file, url)
+            self._call("removed", url, _limited(fs.rm_file), url)
         except PlaceNotFoundError:
             return
+
+
+def _limited(method: Callable[..., Any], n_bytes: int = 0) -> Callable[..., Any]:
+    """Return a method of a filesystem that ends with an error if a connection stalls; n_bytes: how much it transfers.
+
+    Backends wait for some answers without any limit, such as for leave to send the content of a file.
+    """
+    if not inspect.iscoroutinefunction(getattr(method, "__wrapped__", None)):
+        return method  # not of network: fsspec gives those that are a `timeout`
+
+    def call(*args: Any, **options: Any) -> Any:
+        from fsspec.exceptions import FSTimeoutError
+
+        try:
+            return method(*args, timeout=_PATIENCE + max(n_bytes, 0) / _SLOWEST, **options)
+        except FSTimeoutError:
+            raise _CutOffError("it was not answered in time") from None
+
+    return call
 
 
 class _CutOffError(ConnectionError):
