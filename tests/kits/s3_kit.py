@@ -35,7 +35,7 @@ def free_port() -> int:
 
 @contextmanager
 def s3_server(*, keep_alive: bool = False) -> Iterator[str]:
-    """The address of an S3 server in a process of its own; with `keep_alive`, connections stay open, as real ones do."""
+    """The address of an S3 server in a process of its own; with `keep_alive`, connections stay open."""
     port = free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     process = subprocess.Popen(
