@@ -24,7 +24,7 @@ import scipy  # scipy.fft is imported when used
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
-from skygraft.psf import Box, LinearPSF, places_over
+from skygraft.psf import Box, LinearPSF
 from skygraft.psf.fine import SubPixelBasis
 from skygraft.psf.linear import combine
 from skygraft.render.canvas import Canvas
@@ -135,11 +135,9 @@ class FineStarGrid(StarGrid):
         )
         return landed, np.zeros(len(x), dtype=np.bool_)
 
-    def _summed(self) -> NDArray[np.complex128]:
-        total = np.zeros(self._transforms.shape[1:], dtype=np.complex128)
-        for b in np.flatnonzero(self._used).tolist():
-            self._add_product(b, total)
-        return total
+    def _filled(self) -> list[int]:
+        filled: list[int] = np.flatnonzero(self._used).tolist()
+        return filled
 
     def errors(self, box: Box) -> tuple[float, float]:
         """Compare stars drawn here with the model's own values, at different phases.
@@ -157,11 +155,8 @@ class FineStarGrid(StarGrid):
             Largest value beyond, where it has none.
         """
         size, (ny, nx) = self.tiling.size, self._frame
-        x, y = places_over(box)
-        defined = self._psf.defined(x, y)
-        coefficients = self._psf.coefficients(x[defined], y[defined])
         side = max(1, size // max(ny, nx))
-        coefficients = coefficients[:: max(1, -(-len(coefficients) // side**2))][: side**2]
+        coefficients = self._some_coefficients(box, side**2)
         places = np.arange(side) * max(ny, nx) + max(ny, nx) // 2
         x, y = (v.ravel()[: len(coefficients)].astype(np.float64) for v in np.meshgrid(places, places))
         x, y = x + np.resize([0.499, -0.137, 0.27, 0.0], x.size), y + np.resize([0.499, -0.31, 0.0], y.size)

@@ -18,6 +18,7 @@ double precision.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -223,9 +224,13 @@ class StarGrid:
     def _summed(self) -> NDArray[np.complex128]:
         """Transform of the tile's light, on the grid."""
         total = np.zeros(self._transforms.shape[1:], dtype=np.complex128)
-        for b in range(len(self._planes)):
+        for b in self._filled():
             self._add_product(b, total)
         return total
+
+    def _filled(self) -> Sequence[int]:
+        """Basis images that stars were spread for."""
+        return range(len(self._planes))
 
     def _add_product(self, b: int, total: NDArray[np.complex128]) -> None:
         """Add the light that basis image b makes to its transform."""
@@ -247,12 +252,9 @@ class StarGrid:
             Largest value outside of the frame, where a stamp is zero, in units of the peak.
         """
         size, (ny, nx) = self.tiling.size, self._frame
-        x, y = places_over(box)
-        defined = self._psf.defined(x, y)
-        coefficients = self._psf.coefficients(x[defined], y[defined])
         apart = max(ny, nx) + 2 * (_FADE + _WIDTH // _FINE)
         side = max(1, size // apart)
-        coefficients = coefficients[:: max(1, -(-len(coefficients) // side**2))][: side**2]
+        coefficients = self._some_coefficients(box, side**2)
         places = (np.arange(side) + 0.5) * apart // 1.0
         x, y = (v.ravel()[: len(coefficients)] for v in np.meshgrid(places, places))
         x, y = x + np.resize([0.5, -0.137, 0.27, 0.0], x.size), y + np.resize([0.5, -0.31, 0.0], y.size)
@@ -276,6 +278,13 @@ class StarGrid:
             about[j : j + ny, i : i + nx] = 0.0
             error, ring = max(error, float(miss.max() / peak)), max(ring, float(np.abs(about).max() / peak))
         return error, ring
+
+    def _some_coefficients(self, box: Box, most: int) -> NDArray[np.float64]:
+        """Coefficients of the PSF at up to `most` places over the image where it is defined, shape (N, B)."""
+        x, y = places_over(box)
+        defined = self._psf.defined(x, y)
+        coefficients = self._psf.coefficients(x[defined], y[defined])
+        return np.asarray(coefficients[:: max(1, -(-len(coefficients) // most))][:most])
 
     def _exact(self, kernel: NDArray[np.float64], fx: float, fy: float) -> NDArray[np.float64]:
         """Interpolate a kernel at the pixels of its frame, for a source at (fx, fy) from the middle pixel's centre."""
