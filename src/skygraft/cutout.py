@@ -1,76 +1,34 @@
-"""Parts of an exposure: which pixels a position and a size, a box or slices mean, and the exposure of these pixels."""
+"""Which pixels of an image a position and a size, a box or slices mean."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
+from astropy.wcs.wcsapi import BaseLowLevelWCS
 
 from skygraft.errors import ConfigError
 from skygraft.psf.base import Box
 from skygraft.wcs.local import pixel_scale
 
-if TYPE_CHECKING:
-    from skygraft.exposure import Exposure
-
-__all__ = ["cut", "on_the_image", "pixels_around", "pixels_of_box", "pixels_of_slices"]
+__all__ = ["on_the_image", "pixels_around", "pixels_of_box", "pixels_of_slices"]
 
 type Ranges = tuple[range, range]
 """Rows and columns, as indices of parent pixels."""
 
 
-def cut(exposure: Exposure, rows: range, columns: range) -> Exposure:
-    """Cut an exposure to some rows and columns of parent pixels; the pixels are copied.
-
-    Parameters
-    ----------
-    exposure : Exposure
-        The whole.
-    rows, columns : range
-        Indices of parent pixels, all of them on the image.
-
-    Returns
-    -------
-    Exposure
-        With the same calibrations, which are all in parent pixels, and the same part of a gain map and of noise
-        realizations.
-    """
-    from skygraft.exposure import COADD_NOISE, CUT_FROM, PHOTON_VARIANCE
-
-    x0, y0 = exposure.xy0
-    where = np.s_[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
-    # Of an exposure that was opened lazily, these pixels are read here, and no others.
-    planes = exposure.plain.cut(*where)
-    changes: dict[str, Any] = {}
-    gain = np.asarray(exposure.gain)
-    if gain.shape == exposure.shape:
-        changes["gain"] = gain[where].copy()
-    extra = dict(exposure.extra)
-    if (len(rows), len(columns)) != exposure.shape:
-        extra.setdefault(CUT_FROM, exposure.box)
-    if COADD_NOISE in extra:
-        noise = extra[COADD_NOISE]
-        parts = tuple(np.array(p[where]) for p in noise.realizations if np.shape(p) == exposure.shape)
-        extra[COADD_NOISE] = dataclasses.replace(noise, realizations=parts)
-    if PHOTON_VARIANCE in extra:
-        extra[PHOTON_VARIANCE] = np.array(extra[PHOTON_VARIANCE][where])
-    changes["extra"] = extra
-    return exposure.replace(planes=planes, **changes)
-
-
-def pixels_of_slices(exposure: Exposure, slices: Any) -> Ranges:
+def pixels_of_slices(whole: Ranges, slices: Any) -> Ranges:
     """Read what stands in the brackets of ``exposure[y0:y1, x0:x1]``.
 
     Parameters
     ----------
-    exposure : Exposure
-        The whole.
+    whole : (range, range)
+        Rows and columns of the image, in parent pixels.
     slices : (slice, slice)
         Rows and columns, first and one past the last, as indices of parent pixels; an end that is left out is the
         image's own.
@@ -90,9 +48,7 @@ def pixels_of_slices(exposure: Exposure, slices: Any) -> Ranges:
             key="slices",
             fix="Write exposure[y0:y1, x0:x1], in parent pixels; the planes are in exposure.planes",
         )
-    (ny, nx), (x0, y0) = exposure.shape, exposure.xy0
-    rows = _range(slices[0], range(y0, y0 + ny), "y")
-    return rows, _range(slices[1], range(x0, x0 + nx), "x")
+    return _range(slices[0], whole[0], "y"), _range(slices[1], whole[1], "x")
 
 
 def _range(given: slice, whole: range, axis: str) -> range:
@@ -133,13 +89,13 @@ def pixels_of_box(box: Box) -> Ranges:
     )
 
 
-def pixels_around(exposure: Exposure, position: Any, size: Any) -> Ranges:
+def pixels_around(wcs: BaseLowLevelWCS, position: Any, size: Any) -> Ranges:
     """Find the pixels of a rectangle around a position.
 
     Parameters
     ----------
-    exposure : Exposure
-        The whole, for its WCS.
+    wcs : BaseLowLevelWCS
+        Parent pixels to sky.
     position : SkyCoord or (float, float)
         The middle, on the sky or as (x, y) in parent pixels.
     size : int, Quantity or a pair of these
@@ -157,7 +113,7 @@ def pixels_around(exposure: Exposure, position: Any, size: Any) -> Ranges:
     """
     if isinstance(position, SkyCoord):
         sky = position.icrs
-        place = exposure.wcs.world_to_pixel_values(sky.ra.deg, sky.dec.deg)
+        place = wcs.world_to_pixel_values(sky.ra.deg, sky.dec.deg)
     else:
         place = position
     try:
@@ -170,14 +126,14 @@ def pixels_around(exposure: Exposure, position: Any, size: Any) -> Ranges:
             key="position",
             fix="Give one SkyCoord, (x, y) in parent pixels, or a skygraft.psf.Box",
         )
-    ny, nx = _sizes(exposure, size, x, y)
+    ny, nx = _sizes(wcs, size, x, y)
     top, left = math.ceil(y - ny / 2), math.ceil(x - nx / 2)
     return range(top, top + ny), range(left, left + nx)
 
 
-def _sizes(exposure: Exposure, size: Any, x: float, y: float) -> tuple[int, int]:
+def _sizes(wcs: BaseLowLevelWCS, size: Any, x: float, y: float) -> tuple[int, int]:
     pair = size if isinstance(size, Sequence) or np.ndim(size) == 1 else (size, size)
-    sizes = [_pixels(one, exposure, x, y) for one in pair]
+    sizes = [_pixels(one, wcs, x, y) for one in pair]
     if len(sizes) != 2 or min(sizes) < 1:
         raise ConfigError(
             f"the size {size!r} of a cut-out is not a positive number of pixels, an angle, or two of these (ny, nx)",
@@ -187,24 +143,24 @@ def _sizes(exposure: Exposure, size: Any, x: float, y: float) -> tuple[int, int]
     return sizes[0], sizes[1]
 
 
-def _pixels(size: Any, exposure: Exposure, x: float, y: float) -> int:
+def _pixels(size: Any, wcs: BaseLowLevelWCS, x: float, y: float) -> int:
     """A length in whole pixels; zero for what is no such length."""
     if isinstance(size, u.Quantity) and size.isscalar and np.isfinite(size):
         if size.unit.is_equivalent(u.pix):
             return round(float(size.to_value(u.pix)))
         if size.unit.is_equivalent(u.arcsec):
-            return round(float(size.to_value(u.arcsec)) / float(pixel_scale(exposure.wcs, x, y)[0]))
+            return round(float(size.to_value(u.arcsec)) / float(pixel_scale(wcs, x, y)[0]))
     whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
     return int(size) if whole else 0
 
 
-def on_the_image(exposure: Exposure, ranges: Ranges, mode: Literal["trim", "strict"]) -> Ranges:
+def on_the_image(whole: Ranges, ranges: Ranges, mode: Literal["trim", "strict"]) -> Ranges:
     """Trim rows and columns to an image.
 
     Parameters
     ----------
-    exposure : Exposure
-        The whole.
+    whole : (range, range)
+        Rows and columns of the image, in parent pixels.
     ranges : (range, range)
         Rows and columns in parent pixels.
     mode : {"trim", "strict"}
@@ -221,17 +177,16 @@ def on_the_image(exposure: Exposure, ranges: Ranges, mode: Literal["trim", "stri
     """
     if mode not in ("trim", "strict"):
         raise ConfigError(f"mode is {mode!r}; 'trim' or 'strict' is needed", key="mode")
-    (ny, nx), (x0, y0) = exposure.shape, exposure.xy0
-    wholes = range(y0, y0 + ny), range(x0, x0 + nx)
     parts = [
-        range(max(one.start, whole.start), min(one.stop, whole.stop)) for one, whole in zip(ranges, wholes, strict=True)
+        range(max(one.start, all_.start), min(one.stop, all_.stop)) for one, all_ in zip(ranges, whole, strict=True)
     ]
     if not all(parts) or (mode == "strict" and tuple(parts) != tuple(ranges)):
-        rows, columns = ranges
+        (rows, columns), (all_rows, all_columns) = ranges, whole
         raise ConfigError(
             f"the cut-out, x {columns.start} to {columns.stop - 1} and y {rows.start} to {rows.stop - 1}, "
             f"is {'not wholly' if all(parts) else 'not'} on the image, "
-            f"x {x0} to {x0 + nx - 1} and y {y0} to {y0 + ny - 1} in parent pixels",
+            f"x {all_columns.start} to {all_columns.stop - 1} and y {all_rows.start} to {all_rows.stop - 1} in parent "
+            "pixels",
             key="position",
             fix="Give a position on the image" + (", or mode='trim'" if all(parts) else ""),
         )

@@ -277,9 +277,9 @@ class Exposure:
         >>> part.shape, part.xy0
         ((10, 28), (1100, 2010))
         """
-        from skygraft.cutout import cut, pixels_of_slices
+        from skygraft.cutout import pixels_of_slices
 
-        return cut(self, *pixels_of_slices(self, slices))
+        return self._cut(*pixels_of_slices(self._ranges, slices))
 
     def cutout(
         self,
@@ -328,7 +328,7 @@ class Exposure:
         >>> exposure.cutout(SkyCoord(150, 2, unit="deg"), size=(3, 4) * u.arcsec).shape
         (15, 20)
         """
-        from skygraft.cutout import cut, on_the_image, pixels_around, pixels_of_box
+        from skygraft.cutout import on_the_image, pixels_around, pixels_of_box
 
         if isinstance(position, Box) == (size is not None):
             raise ConfigError(
@@ -336,8 +336,34 @@ class Exposure:
                 key="size",
                 fix="Give exposure.cutout((x, y), size=51), or exposure.cutout(box)",
             )
-        ranges = pixels_of_box(position) if isinstance(position, Box) else pixels_around(self, position, size)
-        return cut(self, *on_the_image(self, ranges, mode))
+        ranges = pixels_of_box(position) if isinstance(position, Box) else pixels_around(self.wcs, position, size)
+        return self._cut(*on_the_image(self._ranges, ranges, mode))
+
+    @property
+    def _ranges(self) -> tuple[range, range]:
+        """Rows and columns, as indices of parent pixels."""
+        (ny, nx), (x0, y0) = self.shape, self.xy0
+        return range(y0, y0 + ny), range(x0, x0 + nx)
+
+    def _cut(self, rows: range, columns: range) -> Exposure:
+        """Cut the exposure to some rows and columns of parent pixels, all of them on the image."""
+        x0, y0 = self.xy0
+        where = np.s_[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
+        # Of an exposure that was opened lazily, these pixels are read here, and no others.
+        changes: dict[str, Any] = {"planes": self.plain.cut(*where)}
+        gain = np.asarray(self.gain)
+        if gain.shape == self.shape:
+            changes["gain"] = gain[where].copy()
+        extra = dict(self.extra)
+        if (rows, columns) != self._ranges:
+            extra.setdefault(CUT_FROM, self.box)
+        if COADD_NOISE in extra:
+            noise = extra[COADD_NOISE]
+            parts = tuple(np.array(p[where]) for p in noise.realizations if np.shape(p) == self.shape)
+            extra[COADD_NOISE] = dataclasses.replace(noise, realizations=parts)
+        if PHOTON_VARIANCE in extra:
+            extra[PHOTON_VARIANCE] = np.array(extra[PHOTON_VARIANCE][where])
+        return self.replace(**changes, extra=extra)
 
     def to_nddata(self, bad: str | Iterable[str] | None = None) -> NDData:
         """Copy the exposure into an `~astropy.nddata.NDData`.
@@ -356,7 +382,7 @@ class Exposure:
         """
         from skygraft.nddata import to_nddata
 
-        return to_nddata(self, bad)
+        return to_nddata(self.plain, self.wcs, self.bad(bad), self._keywords())
 
     def to_ccddata(self, bad: str | Iterable[str] | None = None) -> CCDData:
         """Copy the exposure into a `~astropy.nddata.CCDData`.
@@ -380,7 +406,12 @@ class Exposure:
         """
         from skygraft.nddata import to_ccddata
 
-        return to_ccddata(self, bad)
+        return to_ccddata(self.plain, self.wcs, self.bad(bad), self._keywords())
+
+    def _keywords(self) -> dict[str, Any]:
+        from skygraft.nddata import keywords
+
+        return keywords(self.data_id, self.visit_info, self.photo_calib, self.gain, self.box)
 
     def __repr__(self) -> str:
         return text_table(f"Exposure {self.data_id}", self._rows())

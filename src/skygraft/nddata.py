@@ -3,75 +3,79 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData, NDData, VarianceUncertainty
 from astropy.wcs import WCS
+from astropy.wcs.wcsapi import BaseLowLevelWCS
+from numpy.typing import NDArray
 
+from skygraft.data_id import DataId, VisitInfo
+from skygraft.photometry.photo_calib import PhotoCalib
 from skygraft.photometry.reference import CalibrationAperture
 from skygraft.photometry.units import parse_unit
+from skygraft.planes import Planes
+from skygraft.psf.base import Box
 from skygraft.wcs.array_frame import array_wcs, fitted_wcs
 
-if TYPE_CHECKING:
-    from skygraft.exposure import Exposure
-
-__all__ = ["to_ccddata", "to_nddata"]
+__all__ = ["keywords", "to_ccddata", "to_nddata"]
 
 
-def to_nddata(exposure: Exposure, bad: str | Iterable[str] | None = None) -> NDData:
-    """Make an `~astropy.nddata.NDData` of an exposure; see `Exposure.to_nddata`.
+def to_nddata(planes: Planes, wcs: BaseLowLevelWCS, bad: NDArray[np.bool_], meta: dict[str, Any]) -> NDData:
+    """Make an `~astropy.nddata.NDData` of an image; see `Exposure.to_nddata`.
 
     Parameters
     ----------
-    exposure : Exposure
-        The exposure.
-    bad : str or iterable of str, optional
-        Mask planes that make a pixel bad; see `Exposure.bad`.
+    planes : Planes
+        The pixels.
+    wcs : BaseLowLevelWCS
+        Parent pixels to sky.
+    bad : ndarray of bool, shape (ny, nx)
+        Pixels to leave out.
+    meta : dict
+        See `keywords`.
 
     Returns
     -------
     NDData
     """
-    return NDData(exposure.image.copy(), **_parts(exposure, bad))
+    return NDData(planes["image"].copy(), **_parts(planes, wcs, bad, meta))
 
 
-def to_ccddata(exposure: Exposure, bad: str | Iterable[str] | None = None) -> CCDData:
-    """Make a `~astropy.nddata.CCDData` of an exposure; see `Exposure.to_ccddata`.
+def to_ccddata(planes: Planes, wcs: BaseLowLevelWCS, bad: NDArray[np.bool_], meta: dict[str, Any]) -> CCDData:
+    """Make a `~astropy.nddata.CCDData` of an image; see `Exposure.to_ccddata`.
 
     Parameters
     ----------
-    exposure : Exposure
-        The exposure.
-    bad : str or iterable of str, optional
-        Mask planes that make a pixel bad; see `Exposure.bad`.
+    planes, wcs, bad, meta
+        As of `to_nddata`.
 
     Returns
     -------
     CCDData
     """
-    parts = _parts(exposure, bad)
+    parts = _parts(planes, wcs, bad, meta)
     if not isinstance(parts["wcs"], WCS):
-        parts["wcs"], parts["meta"]["WCSERR"] = fitted_wcs(exposure.wcs, exposure.xy0, exposure.shape)
-    return CCDData(exposure.image.copy(), flags=exposure.mask.copy(), **parts)
+        parts["wcs"], parts["meta"]["WCSERR"] = fitted_wcs(wcs, planes.xy0, planes.shape)
+    return CCDData(planes["image"].copy(), flags=planes["mask"].copy(), **parts)
 
 
-def _parts(exposure: Exposure, bad: str | Iterable[str] | None) -> dict[str, Any]:
-    variance = exposure.variance
+def _parts(planes: Planes, wcs: BaseLowLevelWCS, bad: NDArray[np.bool_], meta: dict[str, Any]) -> dict[str, Any]:
+    variance = planes.get("variance")
     return {
         "uncertainty": None if variance is None else VarianceUncertainty(variance.copy()),
-        "mask": exposure.bad(bad),
-        "wcs": array_wcs(exposure.wcs, exposure.xy0),
-        "unit": _unit(exposure),
-        "meta": _meta(exposure),
+        "mask": bad,
+        "wcs": array_wcs(wcs, planes.xy0),
+        "unit": _unit(planes),
+        "meta": meta | {"LTV1": -planes.xy0[0], "LTV2": -planes.xy0[1]},
     }
 
 
-def _unit(exposure: Exposure) -> Any:
+def _unit(planes: Planes) -> Any:
     """The image's unit as astropy's; dimensionless where astropy does not know it."""
-    name = parse_unit(exposure.plain.units).name
+    name = parse_unit(planes.units).name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", u.UnitsWarning)
         try:
@@ -80,9 +84,33 @@ def _unit(exposure: Exposure) -> Any:
             return u.dimensionless_unscaled
 
 
-def _meta(exposure: Exposure) -> dict[str, Any]:
-    """What is known of the image, under FITS keywords that `skygraft.read_exposure` understands."""
-    data_id, info, calib, gain = exposure.data_id, exposure.visit_info, exposure.photo_calib, exposure.gain
+def keywords(
+    data_id: DataId,
+    info: VisitInfo,
+    calib: PhotoCalib | None,
+    gain: float | NDArray[np.float32] | None,
+    box: Box,
+) -> dict[str, Any]:
+    """Collect what is known of an image under FITS keywords that `skygraft.read_exposure` understands.
+
+    Parameters
+    ----------
+    data_id : DataId
+        Which image it is.
+    info : VisitInfo
+        When it was taken.
+    calib : PhotoCalib or None
+        Its zeropoint, taken at the centre of `box`, and aperture.
+    gain : float, ndarray or None
+        Electrons per image unit; left out if it is a map.
+    box : Box
+        The image's edges in parent pixels.
+
+    Returns
+    -------
+    dict
+        Keywords and values, without those that are not known.
+    """
     meta: dict[str, Any] = {
         "INSTRUME": data_id.instrument,
         "EXPNUM": data_id.visit,
@@ -94,9 +122,7 @@ def _meta(exposure: Exposure) -> dict[str, Any]:
         "MJD-AVG": info.mjd,
         "EXPTIME": info.exposure_time,
         "GAIN": float(gain) if gain is not None and np.ndim(gain) == 0 else None,
-        "MAGZERO": None if calib is None else float(calib.zeropoint(*exposure.box.center)),
-        "LTV1": -exposure.xy0[0],
-        "LTV2": -exposure.xy0[1],
+        "MAGZERO": None if calib is None else float(calib.zeropoint(*box.center)),
     }
     reference = None if calib is None else calib.reference
     if isinstance(reference, CalibrationAperture):
