@@ -33,11 +33,10 @@ from skygraft.catalog.schema import is_mag_column
 from skygraft.errors import CatalogError, shown
 from skygraft.lazy import lazy_module
 from skygraft.photometry.units import AB_REFERENCE_FLUX_NJY
-from skygraft.timedomain.light_curves import LightCurves, content_keys
 
 pc = lazy_module("pyarrow.compute")
 
-__all__ = ["light_curves_of", "read_light_curves"]
+__all__ = ["Curves", "curves_of", "read_curves"]
 
 _IDS, _TIMES, _BANDS = ("id", "light_curve"), ("mjd", "time"), ("band", "filter")
 _FLUX = re.compile(r"flux_(?!(?:\w+_)?(?:err|error|sigma|ivar)(?:_|$))(\w+)")
@@ -46,6 +45,16 @@ _LATEST = 2e5  # d, the year 2406: Julian dates and seconds are larger
 _BRIGHTEST = -40.0  # mag: the Sun is at -26.7
 _LARGEST = 1e40  # nJy
 _LISTED = 5
+
+
+class Curves(NamedTuple):
+    """Values of light curves, sorted by id, band and time; the arrays are those of `LightCurves`."""
+
+    ids: NDArray[np.str_]
+    bands: tuple[str, ...]
+    starts: NDArray[np.int64]
+    mjd: NDArray[np.float64]
+    flux: NDArray[np.float64]
 
 
 class _Piece(NamedTuple):
@@ -59,7 +68,7 @@ class _Piece(NamedTuple):
     flux: NDArray[np.float64]
 
 
-def read_light_curves(path: str | os.PathLike[str]) -> LightCurves:
+def read_curves(path: str | os.PathLike[str]) -> Curves:
     """Read a file of light curves: Parquet, CSV, ECSV, FITS or VOTable.
 
     Parquet is read in parts: at most some 80 bytes of memory are taken for each value, and 16 are kept.
@@ -71,7 +80,7 @@ def read_light_curves(path: str | os.PathLike[str]) -> LightCurves:
 
     Returns
     -------
-    LightCurves
+    Curves
 
     Raises
     ------
@@ -82,13 +91,13 @@ def read_light_curves(path: str | os.PathLike[str]) -> LightCurves:
     """
     path = Path(path)
     if file_format(path) != "parquet" or not path.is_file():
-        return light_curves_of(read_table(path), origin=str(path))
+        return curves_of(read_table(path), origin=str(path))
     with open_parquet(path) as file:
         return _join(_pieces_of_chunks(file.chunks(_CHUNK), str(path)), str(path))
 
 
-def light_curves_of(table: Any, *, origin: str = "") -> LightCurves:
-    """Make light curves from a table in memory; columns and errors as of `read_light_curves`.
+def curves_of(table: Any, *, origin: str = "") -> Curves:
+    """Read a table in memory; columns and errors as of `read_curves`.
 
     Parameters
     ----------
@@ -99,7 +108,7 @@ def light_curves_of(table: Any, *, origin: str = "") -> LightCurves:
 
     Returns
     -------
-    LightCurves
+    Curves
     """
     return _join(_pieces(as_table(table, origin=origin), origin, 0), origin)
 
@@ -254,7 +263,7 @@ def _labels(column: ColumnReader) -> tuple[NDArray[np.str_], NDArray[np.int32]]:
     )
 
 
-def _join(pieces: Iterable[_Piece], origin: str) -> LightCurves:
+def _join(pieces: Iterable[_Piece], origin: str) -> Curves:
     """Sort the rows of all pieces by curve, band and time."""
     parts = list(pieces)
     if not any(part.mjd.size for part in parts):
@@ -286,7 +295,7 @@ def _join(pieces: Iterable[_Piece], origin: str) -> LightCurves:
     used = counts.any(axis=1)  # ids of which a wide table has no value at all are no curves
     starts = np.r_[0, np.cumsum(counts[used])]
     names = tuple(bands.tolist())
-    return LightCurves(ids[used], names, starts, mjd, flux, content_keys(names, starts, mjd, flux))
+    return Curves(ids[used], names, starts, mjd, flux)
 
 
 def _ascends(segment: NDArray[np.int64], mjd: NDArray[np.float64]) -> bool:

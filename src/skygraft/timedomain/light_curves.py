@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array, one_array, texts_of
 from skygraft.display import Rows, html_table, text_table
 from skygraft.lazy import lazy_module
+from skygraft.timedomain.light_curve_tables import Curves, curves_of, read_curves
 
 pc = lazy_module("pyarrow.compute")
 
@@ -83,16 +84,16 @@ class LightCurves:
         """
         if isinstance(table, LightCurves):
             return table
-        from skygraft.timedomain.light_curve_tables import light_curves_of
-
-        return light_curves_of(table)
+        return cls._of_curves(curves_of(table))
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> LightCurves:
         """Read light curves from a file: Parquet, CSV, ECSV, FITS, VOTable; columns and errors as of `of`."""
-        from skygraft.timedomain.light_curve_tables import read_light_curves
+        return cls._of_curves(read_curves(path))
 
-        return read_light_curves(path)
+    @classmethod
+    def _of_curves(cls, curves: Curves) -> LightCurves:
+        return cls(*curves, content_keys(curves.bands, curves.starts, curves.mjd, curves.flux))
 
     @classmethod
     def from_stored(cls, tables: Iterable[pa.Table]) -> Self:
