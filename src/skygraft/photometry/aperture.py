@@ -108,12 +108,13 @@ def _quadrant_area(x: NDArray[np.float64], y: NDArray[np.float64], radius: float
 
     # Under the arc: integral of sqrt(r**2 - t**2) from 0 to t.
     def under(t: NDArray[np.float64]) -> NDArray[np.float64]:
-        root = np.sqrt(np.maximum(radius**2 - t**2, 0.0))
-        area: NDArray[np.float64] = 0.5 * (t * root + radius**2 * np.arcsin(t / radius))
+        # Factors and the arc tangent keep their digits where t is nearly the radius.
+        root = np.sqrt((radius - t) * (radius + t))
+        area: NDArray[np.float64] = 0.5 * (t * root + radius**2 * np.arctan2(t, root))
         return area
 
     # The rectangle's top is inside the disc until t = flat, then the arc is lower.
-    flat = np.minimum(np.sqrt(np.maximum(radius**2 - b**2, 0.0)), a)
+    flat = np.minimum(np.sqrt((radius - b) * (radius + b)), a)
     area: NDArray[np.float64] = np.sign(x) * np.sign(y) * (b * flat + under(a) - under(flat))
     return area
 
