@@ -262,7 +262,7 @@ class CampaignRun:
             self.config,
             self.plan,
             found,
-            runs=read_runs(self.layout.ledger),
+            runs=[*self.states.runs, *read_runs(self.layout.ledger, self.states.run_start)],
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
             n_failed=self.states.count(FAILED, QUARANTINED),
             n_quarantined=self.states.count(QUARANTINED),

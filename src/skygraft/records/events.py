@@ -17,6 +17,7 @@ __all__ = [
     "ImageEvent",
     "ImageReopened",
     "RunEnded",
+    "RunEvent",
     "RunStarted",
     "TablesStarted",
     "event_line",
@@ -145,7 +146,8 @@ class RunEnded:
         return bool(self.interrupted or self.stopped)
 
 
-type Event = ImageEvent | ImageReopened | RunStarted | TablesStarted | RunEnded
+type RunEvent = RunStarted | TablesStarted | RunEnded
+type Event = ImageEvent | ImageReopened | RunEvent
 
 _EVENTS: TypeAdapter[Event] = TypeAdapter(
     Annotated[ImageEvent | ImageReopened | RunStarted | TablesStarted | RunEnded, Field(discriminator="event")]

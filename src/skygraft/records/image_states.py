@@ -14,12 +14,28 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.dataset import dataset_id
-from skygraft.records.checkpoint import CHECKPOINT_SCHEMA, Checkpoint, header_of, open_checkpoint, write_checkpoint
+from skygraft.records.checkpoint import (
+    CHECKPOINT_SCHEMA,
+    Checkpoint,
+    header_of,
+    open_checkpoint,
+    write_checkpoint,
+)
 from skygraft.records.comparison import Comparison
-from skygraft.records.events import Event, ImageEvent, ImageReopened
+from skygraft.records.events import (
+    Event,
+    ImageEvent,
+    ImageReopened,
+    RunEnded,
+    RunEvent,
+    RunStarted,
+    TablesStarted,
+    event_line,
+    parse_event,
+)
 from skygraft.records.files import Layout
 from skygraft.records.image_summary import ImageSummary
-from skygraft.records.ledger import Failure, read_events
+from skygraft.records.ledger import Failure, read_events, read_runs
 from skygraft.records.ledger_scan import (
     DONE,
     FAILED,
@@ -95,6 +111,8 @@ class ImageStates:
         `state` when the last run began.
     run_start : int
         Where in the ledger the line of that run's start begins; -1 where there was no run.
+    runs : list of RunStarted, TablesStarted or RunEnded
+        The events on runs, in order, of the ledger as it was read.
     n_unsaved : int
         Events on images that no checkpoint includes.
     """
@@ -105,6 +123,7 @@ class ImageStates:
         self.places = np.full(n_images, -1, dtype=np.int64)
         self.before_run = np.zeros(n_images, dtype=np.uint8)
         self.run_start = -1
+        self.runs: list[RunEvent] = []
         self.n_unsaved = 0
 
     def __len__(self) -> int:
@@ -115,6 +134,7 @@ class ImageStates:
         new = type(self)(0)
         new.state, new.tries, new.places = self.state.copy(), self.tries.copy(), self.places.copy()
         new.before_run, new.run_start = self.before_run, self.run_start  # replaced as a whole, never changed
+        new.runs = [*self.runs]
         return new
 
     def count(self, *states: int) -> int:
@@ -227,8 +247,10 @@ def read_ledger(
         if checkpoint is not None and (until is None or checkpoint.header.offset <= until):
             _restore(states, checkpoint, compare)
             start = checkpoint.header.offset
+            states.runs = _runs_of(layout.ledger, checkpoint)
     rows_of: ImageRows | None = None
     for scanned in scan_ledger(layout.ledger, start, until):
+        states.runs += scanned.runs
         # Made when the first events are there: by then other processes read the next ones. After a run that has ended
         # none is of an image.
         if len(scanned.images):
@@ -281,6 +303,17 @@ def _restore(states: ImageStates, checkpoint: Checkpoint, compare: Callable[[Row
         compare(rows, batch)
 
 
+def _runs_of(ledger: Path, checkpoint: Checkpoint) -> list[RunEvent]:
+    """The events on runs in what a checkpoint includes of a ledger."""
+    events = (parse_event(line.encode(), ledger, 0) for line in checkpoint.header.runs)
+    return [event for event in events if isinstance(event, RunStarted | TablesStarted | RunEnded)]
+
+
+def _offset(checkpoint: Checkpoint | None) -> int:
+    """How much of the ledger a checkpoint includes, bytes."""
+    return checkpoint.header.offset if checkpoint is not None else 0
+
+
 def save_checkpoint(plan: Plan, layout: Layout, states: ImageStates, offset: int) -> None:
     """Write a checkpoint of the ledger, from the former one and the events after it.
 
@@ -300,11 +333,13 @@ def save_checkpoint(plan: Plan, layout: Layout, states: ImageStates, offset: int
     OutputError
         If it cannot be written.
     """
-    header = header_of(plan, layout, offset, states.run_start)
-    if header is None:
-        return  # the ledger was removed; whoever appends to it says so
     with open_checkpoint(plan, layout) as before:
         usable = before if before is not None and before.header.offset <= offset else None
+        runs = [event_line(event, "").decode() for event in read_runs(layout.ledger, _offset(usable), offset)]
+        before_runs = [] if usable is None else usable.header.runs
+        header = header_of(plan, layout, offset, states.run_start, before_runs + runs)
+        if header is None:
+            return  # the ledger was removed; whoever appends to it says so
         write_checkpoint(layout, header, _rows_of_last_events(plan, layout, states, usable, offset))
 
 
@@ -315,9 +350,8 @@ def _rows_of_last_events(
     for batch in before.batches() if before is not None else ():
         yield _with_states(states, numpy_array(batch.column("row")).astype(np.int64), batch)
     rows_of: ImageRows | None = None
-    start = before.header.offset if before is not None else 0
     # In this process: a run goes on meanwhile, and others are at work on its images.
-    for scanned in scan_ledger(layout.ledger, start, offset, processes=1):
+    for scanned in scan_ledger(layout.ledger, _offset(before), offset, processes=1):
         if len(scanned.images):
             rows_of = rows_of or ImageRows(plan)
             yield _with_states(states, *_known(rows_of, scanned.images))

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from skygraft.processes import process_mapper
-from skygraft.records.events import Event, ImageEvent, ImageReopened, RunStarted
+from skygraft.records.events import Event, ImageEvent, ImageReopened, RunEvent, RunStarted
 from skygraft.records.ledger import open_ledger, read_events
 
 __all__ = [
@@ -96,10 +96,13 @@ class ScannedEvents:
         `FILE_COLUMNS`.
     run_starts : tuple of int
         Places of the lines at which runs began.
+    runs : tuple of RunStarted, TablesStarted or RunEnded
+        All events on runs, in order.
     """
 
     images: pa.RecordBatch
     run_starts: tuple[int, ...] = ()
+    runs: tuple[RunEvent, ...] = ()
 
 
 def scan_ledger(
@@ -154,12 +157,13 @@ def _columns(events: Iterator[tuple[int, Event]]) -> ScannedEvents | None:
     """The columns of some events, none of which is kept; None where there are none."""
     columns: dict[str, list[Any]] = {name: [] for name in _EVENT_COLUMNS.names}
     names, sizes, times, ends = columns["names"], columns["sizes"], columns["times"], [0]
-    starts, n_events = [], 0
+    starts, runs, n_events = list[int](), list[RunEvent](), 0
     for place, event in events:
         n_events += 1
         if isinstance(event, RunStarted):
             starts.append(place)
         if not isinstance(event, ImageEvent | ImageReopened):
+            runs.append(event)
             continue
         state = state_after(event)
         columns["image_id"].append(event.image_id)
@@ -189,7 +193,7 @@ def _columns(events: Iterator[tuple[int, Event]]) -> ScannedEvents | None:
         for field in _EVENT_COLUMNS
     ]
     images = pa.RecordBatch.from_arrays(arrays, schema=_EVENT_COLUMNS)
-    return ScannedEvents(images, tuple(starts)) if n_events else None
+    return ScannedEvents(images, tuple(starts), tuple(runs)) if n_events else None
 
 
 _NOT_DONE = ImageEvent("", "done")
