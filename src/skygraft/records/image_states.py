@@ -35,13 +35,14 @@ from skygraft.records.events import (
 )
 from skygraft.records.files import Layout
 from skygraft.records.image_summary import ImageSummary
+from skygraft.records.known_packs import KnownTable, known_table, rows_in_packs
 from skygraft.records.ledger import Failure, read_events, read_runs
 from skygraft.records.ledger_scan import (
     DONE,
     FAILED,
     QUARANTINED,
     WAITING,
-    fingerprint_key,
+    fingerprint_keys,
     scan_ledger,
     state_after,
 )
@@ -231,9 +232,14 @@ def read_ledger(
     states, unconfirmed = ImageStates(len(plan)), np.zeros(len(plan), dtype=np.bool_)
     sources = _source_keys(plan) if comparison is not None and comparison.with_inputs else None
 
+    in_packs: NDArray[np.bool_] | None = None
+
     def compare(rows: Rows, images: pa.RecordBatch) -> None:
         if comparison is not None:
-            agrees = comparison.agrees(images)
+            packed = None
+            if in_packs is not None and "packed" in images.schema.names:
+                packed = numpy_array(images.column("packed")) * in_packs[rows]
+            agrees = comparison.agrees(images, packed)
             if sources is not None:
                 agrees &= sources[rows] == numpy_array(images.column("sources"))
             unconfirmed[rows] = ~agrees
@@ -245,6 +251,8 @@ def read_ledger(
             states.state, states.run_start = states.before_run, -1
             return LedgerStates(states, unconfirmed)
         if checkpoint is not None and (until is None or checkpoint.header.offset <= until):
+            if comparison is not None and checkpoint.header.packs:
+                in_packs = rows_in_packs(plan, layout, checkpoint.header.packs)
             _restore(states, checkpoint, compare)
             start = checkpoint.header.offset
             states.runs = _runs_of(layout.ledger, checkpoint)
@@ -270,12 +278,12 @@ def read_ledger(
 
 def _source_keys(plan: Plan) -> NDArray[np.int64]:
     """`fingerprint_key` of the sources that a plan gives to each image, and of its dataset."""
-    keys = [
-        fingerprint_key(fingerprint, dataset_id(dataset))
-        for batch in plan.batches(["catalog_key", "dataset"])
-        for fingerprint, dataset in zip(*(column.to_pylist() for column in batch.columns), strict=True)
-    ]
-    return np.array(keys, dtype=np.int64)
+    keys = [np.empty(0, dtype=np.int64)]
+    for batch in plan.batches(["catalog_key", "dataset"]):
+        fingerprints, datasets = batch.columns
+        ids = [dataset_id(text) for text in datasets.to_pylist()] if datasets.null_count < len(datasets) else None
+        keys.append(fingerprint_keys(fingerprints, ids))
+    return np.concatenate(keys)
 
 
 def _known(rows_of: ImageRows | None, images: pa.RecordBatch) -> tuple[Rows, pa.RecordBatch]:
@@ -337,27 +345,34 @@ def save_checkpoint(plan: Plan, layout: Layout, states: ImageStates, offset: int
         usable = before if before is not None and before.header.offset <= offset else None
         runs = [event_line(event, "").decode() for event in read_runs(layout.ledger, _offset(usable), offset)]
         before_runs = [] if usable is None else usable.header.runs
-        header = header_of(plan, layout, offset, states.run_start, before_runs + runs)
+        known = known_table(layout)
+        packs = known.digest if known is not None else ""
+        header = header_of(plan, layout, offset, states.run_start, before_runs + runs, packs)
         if header is None:
             return  # the ledger was removed; whoever appends to it says so
-        write_checkpoint(layout, header, _rows_of_last_events(plan, layout, states, usable, offset))
+        write_checkpoint(layout, header, _rows_of_last_events(plan, layout, states, usable, offset, known))
 
 
 def _rows_of_last_events(
-    plan: Plan, layout: Layout, states: ImageStates, before: Checkpoint | None, offset: int
+    plan: Plan,
+    layout: Layout,
+    states: ImageStates,
+    before: Checkpoint | None,
+    offset: int,
+    known: KnownTable | None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a checkpoint: those of each image's last event, from a former checkpoint and the ledger after it."""
     for batch in before.batches() if before is not None else ():
-        yield _with_states(states, numpy_array(batch.column("row")).astype(np.int64), batch)
+        yield _with_states(states, numpy_array(batch.column("row")).astype(np.int64), batch, known)
     rows_of: ImageRows | None = None
     # In this process: a run goes on meanwhile, and others are at work on its images.
     for scanned in scan_ledger(layout.ledger, _offset(before), offset, processes=1):
         if len(scanned.images):
             rows_of = rows_of or ImageRows(plan)
-            yield _with_states(states, *_known(rows_of, scanned.images))
+            yield _with_states(states, *_known(rows_of, scanned.images), known)
 
 
-def _with_states(states: ImageStates, rows: Rows, images: pa.RecordBatch) -> pa.RecordBatch:
+def _with_states(states: ImageStates, rows: Rows, images: pa.RecordBatch, known: KnownTable | None) -> pa.RecordBatch:
     """The rows of a checkpoint for those images whose last event is among `images`."""
     last = states.places[rows] == numpy_array(images.column("place"))
     if not np.all(last):
@@ -368,6 +383,7 @@ def _with_states(states: ImageStates, rows: Rows, images: pa.RecordBatch) -> pa.
         "state": states.state[rows],
         "tries": states.tries[rows],
         "before_run": states.before_run[rows],
+        "packed": known.holds(images) if known is not None else np.zeros(len(rows), dtype=np.uint8),
     }
     arrays = [
         arrow_array(columns[name]) if name in columns else images.column(name) for name in CHECKPOINT_SCHEMA.names
