@@ -21,6 +21,7 @@ __all__ = [
     "RunStarted",
     "TablesStarted",
     "event_line",
+    "image_line",
     "parse_event",
 ]
 
@@ -163,6 +164,12 @@ def event_line(event: Event, time: str) -> bytes:
     content.pop("event", None)
     named = {"time": content.pop("time", "") or time, "event": event.event}
     return orjson.dumps({**named, **content}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def image_line(summary: ImageSummary, time: str) -> bytes:
+    """The line of the ledger for the `ImageEvent` of a summary."""
+    named = {"time": time, "event": ImageEvent.event}
+    return orjson.dumps(named | summary.to_dict(), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def parse_event(line: bytes, path: Path, place: int) -> Event | None:

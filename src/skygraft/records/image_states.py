@@ -158,8 +158,8 @@ class ImageStates:
 
     def enter_summaries(self, rows: Iterable[int], summaries: Iterable[ImageSummary], places: Iterable[int]) -> None:
         """Enter the outcome of some images, whose lines in the ledger begin at `places`."""
-        for row, summary, place in zip(rows, summaries, places, strict=True):
-            self.enter(row, ImageEvent.of(summary), place)
+        made = np.array([*zip(rows, map(state_after, summaries), places, strict=True)], dtype=np.int64).reshape(-1, 3)
+        self.enter_many(made[:, 0], made[:, 1].astype(np.uint8), made[:, 2])
 
     def enter_many(self, rows: Rows, states: NDArray[np.uint8], places: NDArray[np.int64]) -> None:
         """Enter the states that consecutive events leave images in; a row may occur more than once."""

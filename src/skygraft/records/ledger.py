@@ -23,12 +23,12 @@ from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, OutputError
 from skygraft.records.events import (
     Event,
-    ImageEvent,
     RunEnded,
     RunEvent,
     RunStarted,
     TablesStarted,
     event_line,
+    image_line,
     parse_event,
 )
 from skygraft.records.image_summary import ImageSummary
@@ -131,8 +131,15 @@ class Ledger:
 
     def append(self, events: Iterable[Event]) -> list[int]:
         """Append events, and return where in the file the line of each begins; events that have a time keep it."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        lines = [event_line(event, now) for event in events]
+        now = _now()
+        return self._append([event_line(event, now) for event in events])
+
+    def images(self, summaries: Iterable[ImageSummary]) -> list[int]:
+        """Append the outcome of some images, and return where in the file the line of each begins."""
+        now = _now()
+        return self._append([image_line(summary, now) for summary in summaries])
+
+    def _append(self, lines: list[bytes]) -> list[int]:
         try:
             places = self._write(lines)
             if time.monotonic() - self._synced > _SYNC_SECONDS:
@@ -142,10 +149,6 @@ class Ledger:
         except OSError as error:
             raise self._write_error(error) from error
         return places
-
-    def images(self, summaries: Iterable[ImageSummary]) -> list[int]:
-        """Append the outcome of some images, and return where in the file the line of each begins."""
-        return self.append(map(ImageEvent.of, summaries))
 
     @property
     def size(self) -> int:
@@ -176,6 +179,10 @@ class Ledger:
             path=self._path,
             fix="Check permissions and free space, and run the campaign again",
         )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def open_ledger(path: Path) -> BinaryIO | None:

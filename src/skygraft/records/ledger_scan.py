@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from skygraft.processes import process_mapper
 from skygraft.records.events import Event, ImageEvent, ImageReopened, RunEvent, RunStarted
+from skygraft.records.image_summary import ImageSummary
 from skygraft.records.ledger import open_ledger, read_events
 
 __all__ = [
@@ -67,8 +68,8 @@ _BATCH = 5000
 """Events of the ledger in each batch."""
 
 
-def state_after(event: ImageEvent | ImageReopened) -> int:
-    """The state that an event leaves an image in."""
+def state_after(event: ImageSummary | ImageReopened) -> int:
+    """The state that an event, or the outcome of an image, leaves it in."""
     if isinstance(event, ImageReopened):
         return WAITING
     if event.status == "failed":
