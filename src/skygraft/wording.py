@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["count", "counts", "data_size", "duration", "number", "phase_words", "rate", "share", "verdict"]
+__all__ = ["count", "counts", "data_size", "duration", "number", "phase_words", "rate", "share", "shorten", "verdict"]
 
 type Severity = Literal["good", "active", "warning", "bad"]
 
@@ -103,3 +103,9 @@ def verdict(state: str, phase: str, *, n_failed: int, n_unusable: int) -> tuple[
         return (f"finished, but {', '.join(bad)}", "warning") if bad else ("finished", "good")
     words = {"crashed": "stopped by an error", "lost": "driver lost"}.get(state, state)
     return words, "warning" if state == "stopped" else "bad" if state in ("dead", "crashed", "lost") else "active"
+
+
+def shorten(value: Any, length: int = 60) -> str:
+    """Format a value for an error message, in at most `length` characters."""
+    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    return text if len(text) <= length else f"{text[: length - 3]}..."

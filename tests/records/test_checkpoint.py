@@ -22,7 +22,7 @@ from skygraft.records.comparison import Comparison
 from skygraft.records.events import ImageReopened, RunEnded, RunStarted
 from skygraft.records.files import Layout
 from skygraft.records.image_states import DONE, ImageStates, read_ledger, save_checkpoint
-from skygraft.records.ledger import Ledger
+from skygraft.records.ledger import Ledger, read_runs
 from skygraft.records.ledger_scan import fingerprint_key
 from skygraft.records.plan_file import Plan
 
@@ -72,7 +72,8 @@ def states_of(world: SimpleNamespace, until: int | None = None) -> dict[str, lis
         found = read_ledger(world.plan, world.layout, comparison, until=until)
     states = found.states
     arrays = {name: getattr(states, name).tolist() for name in ("state", "tries", "places", "before_run")}
-    return arrays | {"run_start": [states.run_start], "unconfirmed": found.unconfirmed.tolist()}
+    runs = [hash(event) for event in states.runs]
+    return arrays | {"run_start": [states.run_start], "unconfirmed": found.unconfirmed.tolist(), "runs": runs}
 
 
 def save(world: SimpleNamespace) -> None:
@@ -101,6 +102,8 @@ def test_checkpoint_and_tail_give_what_the_ledger_gives(world: SimpleNamespace, 
         assert is_used(world)
         wanted = without_checkpoint(world)
         assert states_of(world) == wanted
+        assert wanted["runs"] == [hash(event) for event in read_runs(world.layout.ledger)]
+        assert len(wanted["runs"]) == 4 * step + 2
         assert 0 < sum(wanted["unconfirmed"]) < wanted["state"].count(DONE)
         world.append(100 + 10 * seed + step, 15)
         assert states_of(world) == without_checkpoint(world)
@@ -124,13 +127,16 @@ def test_the_ledger_before_the_checkpoint_is_not_read(world: SimpleNamespace, mo
     size = world.layout.ledger.stat().st_size
     world.append(2, 5)
     starts = []
-    scan = states_module.scan_ledger
 
-    def spy(ledger, start=0, stop=None, **options):
-        starts.append(start)
-        return scan(ledger, start, stop, **options)
+    def spied(read):
+        def spy(ledger, start=0, stop=None, **options):
+            starts.append(start)
+            return read(ledger, start, stop, **options)
 
-    monkeypatch.setattr(states_module, "scan_ledger", spy)
+        return spy
+
+    for name in ("scan_ledger", "read_runs"):
+        monkeypatch.setattr(states_module, name, spied(getattr(states_module, name)))
     states_of(world)
     save(world)
     assert set(starts) == {size}

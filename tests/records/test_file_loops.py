@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skygraft.records.file_loops import file_keys, key_table, look_up
+from skygraft.records.file_loops import file_keys, look_up
 
 
 def test_they_find_what_stat_finds(tmp_path: Path) -> None:
@@ -25,23 +25,15 @@ def test_they_find_what_stat_finds(tmp_path: Path) -> None:
     n = len(names)
     descriptor = os.open(tmp_path, os.O_PATH)
     try:
-        found = look_up(
-            content, offsets, np.arange(n), np.zeros(n, int), np.zeros(n, int), np.full(n, descriptor), key_table(_NONE)
-        )
+        found = look_up(content, offsets, np.arange(n), np.full(n, descriptor))
         expected = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, (whole, tmp_path / "b/old"))]
         a, old, nothing = *expected, (-1, -1)
         assert [*map(tuple, found.tolist())] == [a, old, a, a, *[nothing] * 7]
-        # Known ones are not looked at, if size and time are the known ones.
-        sizes, times = np.arange(n), 10 * np.arange(n)
-        table = key_table(file_keys(content, offsets, sizes, times)[[1, 5]])
-        sizes[1] += 1
-        known = look_up(content, offsets, np.array([1, 5]), sizes[[1, 5]], times[[1, 5]], np.full(2, descriptor), table)
-        assert [*map(tuple, known.tolist())] == [old, (5, 50)]
     finally:
         os.close(descriptor)
 
 
-def test_every_key_is_in_its_table_and_no_other() -> None:
+def test_keys_tell_names_and_sizes_apart() -> None:
     rng = np.random.default_rng(3)
     letters, offsets = rng.integers(97, 99, 40_000).astype(np.uint8), np.arange(0, 40_001, 4)
     sizes = rng.integers(0, 3, 10_000)
@@ -49,8 +41,4 @@ def test_every_key_is_in_its_table_and_no_other() -> None:
     names = {
         (letters[a : a + 4].tobytes(), size) for a, size in zip(offsets[:-1].tolist(), sizes.tolist(), strict=True)
     }
-    table = key_table(keys)
-    assert {*table.tolist()} - {0} == {*keys.tolist()} and len({*keys.tolist()}) == len(names)
-
-
-_NONE = np.empty(0, np.uint64)
+    assert 0 not in keys and len({*keys.tolist()}) == len(names)

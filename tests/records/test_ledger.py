@@ -7,11 +7,14 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -203,6 +206,16 @@ def test_what_a_run_is_at(make_campaign: MakeCampaign, monkeypatch: pytest.Monke
     assert (state, phase) == ("running", "tables")
     assert campaign.status().phase == ""
     assert [type(event) for event in read_runs(campaign.layout.ledger)] == [RunStarted, TablesStarted, RunEnded]
+    # Whoever only wants to know that does not wait for libraries that take longer to import than it takes to find out.
+    settings = yaml.safe_load(campaign.layout.config.read_text())
+    settings["survey"]["calibration"] = {"aperture": "12 pix"}  # a PSF is checked by the formats
+    campaign.layout.config.write_text(yaml.safe_dump(settings))
+    code = (
+        "import sys; from skygraft.campaign import Campaign; status = Campaign.from_yaml(sys.argv[1]).status();"
+        "heavy = {'astropy', 'dask', 'numba', 'pandas', 'scipy', 'xarray'} & set(sys.modules);"
+        "assert status.n_done == 4 and status.runs == 1 and not heavy, (status, heavy)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(campaign.layout.config)], check=True)
     # Another run, before it has looked at what there is: what is said of the last one does not hold any more.
     with campaign.layout.locked():
         shot = Follower(campaign.config).snapshot()

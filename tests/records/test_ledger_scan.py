@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ from skygraft.records.comparison import Comparison
 from skygraft.records.events import RunStarted
 from skygraft.records.image_summary import ImageSummary
 from skygraft.records.ledger import Ledger
-from skygraft.records.ledger_scan import DONE, QUARANTINED, fingerprint_key, scan_ledger
+from skygraft.records.ledger_scan import DONE, QUARANTINED, fingerprint_key, fingerprint_keys, scan_ledger
 
 N = 300
 CHANGED, GONE, LONGER, TOUCHED, LOOP, OTHER_SETTINGS, OTHER_CODE, FAILED = 3, 50, 120, 130, 140, 170, 230, 290
@@ -156,3 +157,14 @@ def test_keys_of_fingerprints() -> None:
     keys.append(fingerprint_key("f" * 64, "dataset"))
     assert len(set(keys)) == len(keys)
     assert all(-(2**63) <= key < 2**63 for key in keys)
+
+
+def test_keys_of_many_fingerprints_are_those_of_each() -> None:
+    digests = [hashlib.sha256(bytes([i])).hexdigest() for i in range(200)]
+    odd = (["x" * 64, *digests], ["", "a"], ["0" * 16, "f" * 16], ["F" * 16], ["0x" + "1" * 14], ["1_1" * 6], [])
+    for fingerprints in (digests, *odd):
+        column = pa.array([*digests[:3], *fingerprints], pa.string()).slice(3)
+        assert fingerprint_keys(column).tolist() == [fingerprint_key(one) for one in fingerprints]
+    ids = [str(i % 3 or "") for i in range(200)]
+    wanted = [fingerprint_key(one, id) for one, id in zip(digests, ids, strict=True)]
+    assert fingerprint_keys(pa.array(digests), ids).tolist() == wanted

@@ -19,6 +19,7 @@ from kits.finished_images import Outputs
 from skygraft.campaign import Campaign
 from skygraft.errors import CampaignError, OutputError
 from skygraft.records import comparison, known_packs, packs
+from skygraft.records.checkpoint import open_checkpoint
 from skygraft.records.files import Layout, sweep_leftovers
 from skygraft.records.image_record import read_record
 from skygraft.records.packs import PatchFiles, file_names, packed_files, read_file, remove_record, stat_file
@@ -375,7 +376,10 @@ def test_a_packed_campaign_is_done(done: Campaign, expected: dict[str, str], kit
     summary = done.run(n_workers=0)
     assert (summary.n_done, summary.n_skipped, summary.ok) == (0, 4, True)
     assert done.rescan().n_done == 4
+    done.layout.checkpoint.unlink()
     assert done.run(n_workers=0).n_skipped == 4
+    with open_checkpoint(Plan(done.layout.plan), done.layout) as checkpoint:
+        assert checkpoint is not None and checkpoint.header.packs
 
 
 def test_nothing_but_footers_is_read_where_the_ledger_agrees(done: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,13 +406,21 @@ def test_no_pack_is_opened_where_nothing_changed(done: Campaign, monkeypatch: py
         raise AssertionError(f"{arguments} was opened")
 
     monkeypatch.setattr(packs, "_read_index", refuse)
-    plan = Plan(done.layout.plan)
+    plan, layout = Plan(done.layout.plan), done.layout
     assert resume_states(plan, done.config).count(DONE) == len(output_states(plan, done.layout)[0]) == 4
+    # Nor where images were reopened: the two of a patch are told apart by what lies beside their pack.
+    image = next(plan.images([1]))
+    layout.record(image.tract, image.patch, image.stem + packs.REOPENED_SUFFIX).with_suffix("").touch()
+    assert resume_states(plan, done.config).rows(WAITING).tolist() == [1]
+    states, damaged_rows = output_states(plan, layout)
+    assert states.rows(WAITING).tolist() == damaged_rows.tolist() == [1]
     known = done.layout.consolidated / "packs.arrow"
     damaged = bytearray(known.read_bytes())
-    damaged[damaged.index(known_packs.known_files(done.layout).tobytes()[:8])] ^= 1
+    table = known_packs.known_table(done.layout)
+    assert table is not None and len(table.keys) == 8
+    damaged[damaged.index(table.keys[:1].tobytes())] ^= 1
     known.write_bytes(damaged)
-    assert not len(known_packs.known_files(done.layout))
+    assert known_packs.known_table(done.layout) is None
     with pytest.raises(AssertionError, match="was opened"):
         output_states(plan, done.layout)
 

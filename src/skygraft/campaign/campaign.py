@@ -24,7 +24,7 @@ from skygraft.places import beneath, refresh
 from skygraft.records.events import RunStarted
 from skygraft.records.files import Layout, sweep_leftovers
 from skygraft.records.interruption import Interruption
-from skygraft.records.ledger import Ledger, phase_of, read_runs
+from skygraft.records.ledger import Ledger, phase_of
 from skygraft.records.lock import lease_path
 from skygraft.records.plan_file import DamagedPlanError, Plan, campaign_plan, plan_key
 from skygraft.records.status import (
@@ -276,8 +276,7 @@ class Campaign:
         failures = tuple(f for _, f in states.failures(self.layout.ledger, failed[:FAILURES_LISTED]))
         errors = Counter(failure.error for _, failure in states.failures(self.layout.ledger))
         unusable = unusable_images(plan)
-        runs = read_runs(self.layout.ledger)
-        started = [event for event in runs if isinstance(event, RunStarted)]
+        started = [event for event in states.runs if isinstance(event, RunStarted)]
         running = self.layout.is_locked()
         return Status(
             name=self.config.name,
@@ -297,7 +296,7 @@ class Campaign:
             last_run=started[-1].time if started else "",
             files=() if running else tuple(f"{bad.path}: {bad.problem}" for bad in look_at_files(self.layout)),
             running=running,
-            phase=phase_of(runs) if running else "",
+            phase=phase_of(states.runs) if running else "",
         )
 
     def check_checksums(

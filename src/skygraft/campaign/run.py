@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skygraft.campaign.checksums import look_at_files
 from skygraft.campaign.summaries import FAILURES_LISTED, RunSummary, unusable_images
+from skygraft.catalog.arrow_arrays import numpy_array, one_array
 from skygraft.clusters.cluster import open_cluster
 from skygraft.clusters.cluster_watch import ClusterWatch, patient_nannies
 from skygraft.clusters.guard import Guard, guard_workers
@@ -173,9 +174,10 @@ class CampaignRun:
             self.say(
                 f"the images take about {to_read / 1e9:.3g} GB; {free / 1e9:.3g} GB are free in {self.layout.root}"
             )
-        known: dict[Any, int] = {}
-        pairs = zip(table.column("format").to_pylist(), table.column("instrument").to_pylist(), strict=True)
-        kinds = np.fromiter((known.setdefault(pair, len(known)) for pair in pairs), np.int64, len(table))
+        formats, instruments = (
+            one_array(table.column(name)).dictionary_encode("encode") for name in ("format", "instrument")
+        )
+        kinds = numpy_array(formats.indices) * len(instruments.dictionary) + numpy_array(instruments.indices)
         moved = [np.diff(columns[name], prepend=-2) != 0 for name in ("tract", "patch")]
         homes = np.cumsum(moved[0] | moved[1])
         jobs = Jobs(self.rows, homes[self.rows], columns["cost_seconds"][self.rows], kinds[self.rows])
@@ -262,7 +264,7 @@ class CampaignRun:
             self.config,
             self.plan,
             found,
-            runs=read_runs(self.layout.ledger),
+            runs=[*self.states.runs, *read_runs(self.layout.ledger, self.states.run_start)],
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
             n_failed=self.states.count(FAILED, QUARANTINED),
             n_quarantined=self.states.count(QUARANTINED),

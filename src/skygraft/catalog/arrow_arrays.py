@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["arrow_array", "numpy_array", "one_array", "repeated_text", "texts_of"]
+__all__ = ["arrow_array", "list_members", "numpy_array", "one_array", "repeated_text", "texts_of"]
 
 _NUMPY_NAMES = {"bool": "?", "halffloat": "f2", "float": "f4", "double": "f8"}
 
@@ -89,6 +89,12 @@ def one_array(column: Any) -> Any:
     if isinstance(column, pa.ChunkedArray):
         return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
     return column
+
+
+def list_members(lists: Any) -> Any:
+    """The members of all lists of an Arrow array without nulls; its `flatten` imports Arrow's compute functions."""
+    offsets = numpy_array(lists.offsets)
+    return lists.values.slice(offsets[0], offsets[-1] - offsets[0]) if len(lists) else lists.values.slice(0, 0)
 
 
 def numpy_array(column: Any) -> NDArray[Any]:

@@ -22,8 +22,9 @@ from astropy.time import Time
 from numpy.typing import NDArray
 
 from skygraft.errors import CatalogError, shown
+from skygraft.wording import shorten
 
-__all__ = ["SOURCE_TYPE", "ColumnReader", "Refusal", "parse_unit", "refuse", "refused", "shorten"]
+__all__ = ["SOURCE_TYPE", "ColumnReader", "Refusal", "parse_unit", "refuse", "refused"]
 
 _REFUSED = "columns that cannot be read"
 SOURCE_TYPE = "type"
@@ -92,12 +93,6 @@ def refused(table: Table) -> Mapping[str, Refusal]:
     """Return the columns that were left out of a table, with the reasons."""
     found: Mapping[str, Refusal] = table.meta.get(_REFUSED, {})
     return found
-
-
-def shorten(value: Any, length: int = 60) -> str:
-    """Format a value for an error message, in at most `length` characters."""
-    text = " ".join((value if isinstance(value, str) else repr(value)).split())
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 _UNIT_WORDS = {

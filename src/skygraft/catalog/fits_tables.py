@@ -16,10 +16,11 @@ from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
-from skygraft.catalog.columns import Refusal, refuse, shorten
+from skygraft.catalog.columns import Refusal, refuse
 from skygraft.catalog.text_tables import FETCH_AGAIN, read_packed
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftError
 from skygraft.fitsfile.open import scan_fits
+from skygraft.wording import shorten
 
 __all__ = ["of_fits_data", "read_fits", "read_fits_table"]
 

@@ -13,22 +13,22 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow import from_arrow
 from skygraft.catalog.arrow_arrays import numpy_array
 from skygraft.catalog.partition_table import TABLE, read_parts
-from skygraft.catalog.schema import COLUMNS, values
 from skygraft.disk import FileIdentity
 from skygraft.errors import CatalogError, CorruptFileError
 from skygraft.json_text import parse_json
 from skygraft.lazy import lazy_module
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
 
 pc = lazy_module("pyarrow.compute")
 
@@ -313,6 +313,8 @@ def read_partitions(
     CorruptFileError
         If a partition is missing or unreadable.
     """
+    from skygraft.catalog.arrow import from_arrow
+
     return from_arrow(read_stored(out_dir, keys, columns=columns))
 
 
@@ -418,6 +420,9 @@ def _read_file(path: Path, sha256: str | None, names: Sequence[str] | None) -> p
 
 def partition_values(table: pa.Table, name: str) -> NDArray[Any]:
     """A column of a stored partition as an array, as `skygraft.catalog.values` gives it of a `QTable`."""
+    from skygraft.catalog.arrow import from_arrow
+    from skygraft.catalog.schema import COLUMNS, values
+
     column, spec = table.column(name), COLUMNS.get(name)
     unit = (table.schema.field(name).metadata or {}).get(b"unit", b"").decode()
     plain = pa.types.is_float64(column.type) if spec and spec.kind == "float" else pa.types.is_int64(column.type)

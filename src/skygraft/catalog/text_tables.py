@@ -22,9 +22,10 @@ from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
 from skygraft.catalog.arrow_arrays import numpy_array, one_array, texts_of
-from skygraft.catalog.columns import Refusal, refuse, shorten
+from skygraft.catalog.columns import Refusal, refuse
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftWarning
 from skygraft.lazy import lazy_module
+from skygraft.wording import shorten
 from skygraft.yaml_text import YamlError, check_yaml
 
 pc = lazy_module("pyarrow.compute")

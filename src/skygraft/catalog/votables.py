@@ -23,10 +23,11 @@ from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
 from skygraft.catalog.arrow_arrays import numpy_array, texts_of
-from skygraft.catalog.columns import Refusal, parse_unit, refuse, shorten
+from skygraft.catalog.columns import Refusal, parse_unit, refuse
 from skygraft.catalog.text_tables import FETCH_AGAIN, FLOAT, INTEGER, SPECIAL, read_packed, without_repeated
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftError
 from skygraft.lazy import lazy_module
+from skygraft.wording import shorten
 
 pc = lazy_module("pyarrow.compute")
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 
 from skygraft.config.psf_templates import check_template, psf_of_image, psf_templates
 from skygraft.config.yaml_schema import Name, PositiveFloat, ResolvedPath, ResolvedPlace, Section, Size, base_dir
-from skygraft.photometry import parse_radius
+from skygraft.photometry.radius import parse_radius
 from skygraft.place_names import is_url
 
 if TYPE_CHECKING:
@@ -43,16 +43,19 @@ def _format(value: str, info: ValidationInfo) -> str:
 
 
 def _column_map(value: dict[str, str]) -> dict[str, str]:
-    from skygraft.catalog.column_maps import check_map
+    if value:
+        from skygraft.catalog.column_maps import check_map
 
-    check_map(value)
+        check_map(value)
     return value
 
 
 def _expression(value: str) -> str:
-    from skygraft.catalog.row_choice import check_expression
+    if value.strip():
+        from skygraft.catalog.row_choice import check_expression
 
-    return check_expression(value)
+        check_expression(value)
+    return value
 
 
 def _endpoint(value: str | None) -> str | None:

@@ -27,10 +27,10 @@ from pydantic import (
     field_validator,
 )
 
-from skygraft.catalog.columns import shorten
 from skygraft.errors import ConfigError
 from skygraft.paths import home_expanded
 from skygraft.place_names import is_copy, is_url, shown_place
+from skygraft.wording import shorten
 from skygraft.yaml_text import YamlError, check_yaml, key_lines, yaml_problem
 
 __all__ = [

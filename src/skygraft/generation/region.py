@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skygraft.catalog.columns import shorten
 from skygraft.errors import CatalogError
 from skygraft.skymap import get_skymap
 from skygraft.wcs.base import to_lonlat, to_vectors
+from skygraft.wording import shorten
 
 __all__ = ["Region", "as_region", "tangent_to_sky", "unit_offsets"]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import astropy.units as u
+from typing import TYPE_CHECKING, Any
 
 from skygraft.errors import ConfigError
+from skygraft.lazy import lazy_module
 from skygraft.photometry.reference import (
     CalibrationAperture,
     CandidateKind,
@@ -17,6 +16,11 @@ from skygraft.photometry.reference import (
     ModelReference,
     ReferenceCandidate,
 )
+
+if TYPE_CHECKING:
+    from astropy import units as u
+else:
+    u = lazy_module("astropy.units")
 
 __all__ = ["HOW_TO_GIVE", "field_name_candidate", "parse_field_radius", "parse_radius"]
 
@@ -120,7 +124,7 @@ def _from_mapping(setting: Mapping[Any, Any], origin: str) -> ReferenceCandidate
 
 def _length(setting: Any) -> tuple[float | None, float | None]:
     """Pixels, arcsec: one of the two."""
-    if isinstance(setting, u.Quantity):
+    if not isinstance(setting, str | int | float) and isinstance(setting, u.Quantity):
         return _quantity_length(setting)
     found = _LENGTH.match(setting) if isinstance(setting, str) else None
     bare = (isinstance(setting, (int, float)) and not isinstance(setting, bool)) or (found and not found["unit"])

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import checked_path, read_checksum
@@ -31,13 +30,15 @@ CHECKPOINT_SCHEMA = pa.schema(
         ("state", pa.uint8()),
         ("tries", pa.uint16()),
         ("before_run", pa.uint8()),
+        ("packed", pa.uint8()),
         *FILE_COLUMNS,
     ]
 )
 """One row per image of the plan that the ledger has an event of: its row in the plan, the attributes of
-`skygraft.records.image_states.ImageStates`, and what it was made from."""
+`skygraft.records.image_states.ImageStates`, which of its files are in a pack
+(`skygraft.records.known_packs.KnownTable`), and what it was made from."""
 
-_VERSION = 1
+_VERSION = 2
 _METADATA = b"skygraft"
 _ROWS = 20_000
 """Rows of a batch, or a little more: what is compared with files at a time."""
@@ -61,6 +62,10 @@ class CheckpointHeader:
         Fingerprint of their ids, in the order of the plan.
     run_start : int
         Place in the ledger at which the last run began, bytes; -1 where there was none.
+    runs : list of str
+        The lines of the ledger on runs.
+    packs : str
+        `skygraft.records.known_packs.KnownTable.digest` of what was known of packs; empty where nothing was.
     version : int
         Version of this layout.
     """
@@ -69,7 +74,9 @@ class CheckpointHeader:
     ledger: str
     n_images: int
     images: str
-    run_start: int = -1
+    run_start: int
+    runs: list[str]
+    packs: str = ""
     version: int = _VERSION
 
 
@@ -92,17 +99,20 @@ class Checkpoint:
         return (self._reader.get_batch(i) for i in range(self._reader.num_record_batches))
 
 
-def header_of(plan: Plan, layout: Layout, offset: int, run_start: int = -1) -> CheckpointHeader | None:
+def header_of(
+    plan: Plan, layout: Layout, offset: int, run_start: int, runs: list[str], packs: str
+) -> CheckpointHeader | None:
     """The header of a checkpoint of the first `offset` bytes of the ledger; None where it has not so many."""
     fingerprint = _ledger_fingerprint(layout.ledger, offset)
     if fingerprint is None:
         return None
     ids = hashlib.sha256()
     for batch in plan.batches(["image_id"]):
-        _, offsets, content = pc.binary_join_element_wise(batch.column(0), "", "\0").buffers()
-        ends = np.frombuffer(offsets, np.int32, len(batch) + 1)
+        _, offsets, content = batch.column(0).buffers()
+        ends = np.frombuffer(offsets, np.int32)[batch.column(0).offset :][: len(batch) + 1]
+        ids.update(np.diff(ends))
         ids.update(memoryview(content)[ends[0] : ends[-1]])
-    return CheckpointHeader(offset, fingerprint, len(plan), ids.hexdigest(), run_start)
+    return CheckpointHeader(offset, fingerprint, len(plan), ids.hexdigest(), run_start, runs, packs)
 
 
 def _ledger_fingerprint(ledger: Path, offset: int) -> str | None:
@@ -130,7 +140,7 @@ def open_checkpoint(plan: Plan, layout: Layout) -> Iterator[Checkpoint | None]:
             usable = (
                 known is not None
                 and reader.schema.equals(CHECKPOINT_SCHEMA)
-                and header == header_of(plan, layout, header.offset, header.run_start)
+                and header == header_of(plan, layout, header.offset, header.run_start, header.runs, header.packs)
                 and hashlib.sha256(content).hexdigest() == known.sha256
             )
         except (OSError, pa.ArrowException, ValueError, TypeError, KeyError):

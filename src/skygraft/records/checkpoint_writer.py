@@ -6,8 +6,10 @@ import contextlib
 import threading
 
 from skygraft.errors import SkygraftError
+from skygraft.records.checkpoint import open_checkpoint
 from skygraft.records.files import Layout
 from skygraft.records.image_states import ImageStates, save_checkpoint
+from skygraft.records.known_packs import known_table
 from skygraft.records.ledger import Ledger
 from skygraft.records.plan_file import Plan
 
@@ -55,11 +57,16 @@ class CheckpointWriter:
             self._thread.join()
 
     def save(self) -> None:
-        """Write a checkpoint, unless the last one includes all events on images."""
+        """Write a checkpoint, unless the last one includes all events on images, and what is known of packs."""
         self.wait()
-        if self._states.n_unsaved:
+        if self._states.n_unsaved or not self._is_current():
             self._states.n_unsaved = 0
             self._write(self._states, self._ledger.size)
+
+    def _is_current(self) -> bool:
+        with open_checkpoint(self._plan, self._layout) as saved:
+            known = known_table(self._layout)
+            return saved is not None and saved.header.packs == (known.digest if known is not None else "")
 
     def _write(self, states: ImageStates, offset: int) -> None:
         with contextlib.suppress(SkygraftError):

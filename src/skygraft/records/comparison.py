@@ -16,11 +16,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
+from skygraft.catalog.arrow_arrays import arrow_array, list_members, numpy_array
 from skygraft.place_names import STUBS_KIND, as_kind, is_copy
 from skygraft.places import beneath, refresh
-from skygraft.records.files import Layout
-from skygraft.records.known_packs import can_look_up, known_files
+from skygraft.records.known_packs import can_look_up, from_ends
 from skygraft.records.ledger_scan import ANY_TIME
 from skygraft.records.packs import stat_packed
 
@@ -29,7 +28,8 @@ __all__ = ["Comparison", "stat_files"]
 _THREADS = 16
 """More than there are cores: on a file system that is far away nearly all of the time is waiting."""
 _FILES_AT_ONCE = 500
-_MANY = 20_000
+_LOOKED_UP_AT_ONCE = 2500
+_MANY = 300_000
 """Images from which on it pays to load compiled loops, half a second."""
 
 _LOCAL = fs.LocalFileSystem()
@@ -67,7 +67,6 @@ class Comparison:
     def __enter__(self) -> Self:
         object.__setattr__(self, "_pool", ThreadPoolExecutor(_THREADS))
         object.__setattr__(self, "_descriptors", self._open_folders() if self.n_images >= _MANY else ())
-        object.__setattr__(self, "_known", self._known_table() if self._descriptors else None)  # type: ignore[attr-defined]
         return self
 
     def __exit__(
@@ -76,12 +75,6 @@ class Comparison:
         self._pool.shutdown(cancel_futures=True)  # type: ignore[attr-defined]
         for descriptor in {*self._descriptors}:  # type: ignore[attr-defined]
             os.close(descriptor)
-
-    def _known_table(self) -> NDArray[np.uint64]:
-        """The files that are known to be in packs."""
-        from skygraft.records.file_loops import key_table
-
-        return key_table(known_files(Layout(Path(self.output))))
 
     def _open_folders(self) -> tuple[int, ...]:
         """Descriptors of the folders that names are relative to; none where compiled loops cannot find the files."""
@@ -97,13 +90,15 @@ class Comparison:
             return tuple(found)
         return ()
 
-    def agrees(self, images: pa.RecordBatch) -> NDArray[np.bool_]:
+    def agrees(self, images: pa.RecordBatch, packed: NDArray[np.uint8] | None = None) -> NDArray[np.bool_]:
         """Find which images are done and have all files as the ledger says, by size and time of last change.
 
         Parameters
         ----------
         images : pyarrow.RecordBatch
             N rows with the columns `skygraft.records.ledger_scan.FILE_COLUMNS`.
+        packed : ndarray of uint8, shape (N,), optional
+            Files that are known to be as the ledger says, see `skygraft.records.known_packs.KnownTable.holds`.
 
         Returns
         -------
@@ -118,15 +113,19 @@ class Comparison:
             agrees &= numpy_array(images.column("code")) == self.code
         image = np.repeat(np.arange(len(images)), counts)
         is_input = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts) < n_inputs[image]
-        wanted = np.flatnonzero(agrees[image] & (self.with_inputs | ~is_input))
-        sizes, times = (numpy_array(images.column(name).flatten())[wanted] for name in ("sizes", "times"))
+        looked_at = agrees[image] & (self.with_inputs | ~is_input)
+        if packed is not None:
+            from_end = from_ends(counts)
+            looked_at &= (from_end > 7) | ((packed[image] >> np.minimum(from_end, 7)) & 1 == 0)
+        wanted = np.flatnonzero(looked_at)
+        sizes, times = (numpy_array(list_members(images.column(name)))[wanted] for name in ("sizes", "times"))
         inside = is_input[wanted]
         if self._descriptors:  # type: ignore[attr-defined]
-            found = self._look_up(lists.flatten(), wanted, sizes, times, inside)
+            found = self._look_up(list_members(lists), wanted, inside)
             rest = np.flatnonzero(found[:, 0] < 0)  # what is not there may be in a pack, or in a store
-            found[rest] = self._find(lists.flatten().take(arrow_array(wanted[rest])).to_pylist(), inside[rest])
+            found[rest] = self._find(list_members(lists).take(arrow_array(wanted[rest])).to_pylist(), inside[rest])
         else:
-            found = self._find(lists.flatten().take(arrow_array(wanted)).to_pylist(), inside)
+            found = self._find(list_members(lists).take(arrow_array(wanted)).to_pylist(), inside)
         same = (found[:, 0] == sizes) & ((found[:, 1] == times) | (times == ANY_TIME)) & (found[:, 0] >= 0)
         agrees[image[wanted[~same]]] = False
         return agrees
@@ -135,11 +134,9 @@ class Comparison:
         self,
         names: pa.StringArray,
         wanted: NDArray[np.int64],
-        sizes: NDArray[np.int64],
-        times: NDArray[np.int64],
         is_input: NDArray[np.bool_],
     ) -> NDArray[np.int64]:
-        """Sizes and times of some files of a list of names, as `stat_files`; of those in known packs what is known."""
+        """Sizes and times of some files of a list of names, as `stat_files`."""
         from skygraft.records.file_loops import look_up
 
         _, offsets, content = names.buffers()
@@ -147,22 +144,19 @@ class Comparison:
         letters = np.frombuffer(content, np.uint8) if content is not None else np.empty(0, np.uint8)
         root, output = self._descriptors  # type: ignore[attr-defined]
         folders = np.where(is_input, root, output)
-        table = self._known  # type: ignore[attr-defined]
 
         def look(some: slice) -> NDArray[np.int64]:
-            found: NDArray[np.int64] = look_up(
-                letters, places, wanted[some], sizes[some], times[some], folders[some], table
-            )
+            found: NDArray[np.int64] = look_up(letters, places, wanted[some], folders[some])
             return found
 
-        parts = [slice(at, at + _FILES_AT_ONCE) for at in range(0, len(wanted), _FILES_AT_ONCE)]
+        parts = [slice(at, at + _LOOKED_UP_AT_ONCE) for at in range(0, len(wanted), _LOOKED_UP_AT_ONCE)]
         return np.concatenate([np.empty((0, 2), np.int64), *self._pool.map(look, parts)])  # type: ignore[attr-defined]
 
     def _find(self, names: list[str], is_input: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Sizes and times of files, single, packed or in a store, as `stat_files`."""
         folders = [self.root if inside else self.output for inside in is_input.tolist()]
         paths = [name if name[:1] == "/" else f"{folder}/{name}" for folder, name in zip(folders, names, strict=True)]
-        if is_copy(f"{self.root}/") or any("://" in name for name in names):
+        if is_copy(f"{self.root}/") or "://" in "\0".join(names):
             paths = [
                 os.fspath(beneath(Path(folder), name)) if "://" in name else path
                 for folder, name, path in zip(folders, names, paths, strict=True)
@@ -204,8 +198,11 @@ def _stat_part(paths: tuple[str, ...]) -> NDArray[np.int64]:
     except (OSError, ValueError, pa.ArrowException):
         # One file that cannot be looked at fails them all.
         return np.array([_stat_one(path) for path in paths], dtype=np.int64)
+    # Only files have a size. Whether it is a file takes Arrow as long to say as to look at it.
+    sizes = [file.size for file in found]
     values = [
-        (file.size, file.mtime_ns) if file.is_file else _stat_one(path) for path, file in zip(paths, found, strict=True)
+        (size, file.mtime_ns) if size is not None else _stat_one(path)
+        for path, file, size in zip(paths, found, sizes, strict=True)
     ]
     return np.array(values, dtype=np.int64)
 

@@ -17,9 +17,11 @@ __all__ = [
     "ImageEvent",
     "ImageReopened",
     "RunEnded",
+    "RunEvent",
     "RunStarted",
     "TablesStarted",
     "event_line",
+    "image_line",
     "parse_event",
 ]
 
@@ -145,7 +147,8 @@ class RunEnded:
         return bool(self.interrupted or self.stopped)
 
 
-type Event = ImageEvent | ImageReopened | RunStarted | TablesStarted | RunEnded
+type RunEvent = RunStarted | TablesStarted | RunEnded
+type Event = ImageEvent | ImageReopened | RunEvent
 
 _EVENTS: TypeAdapter[Event] = TypeAdapter(
     Annotated[ImageEvent | ImageReopened | RunStarted | TablesStarted | RunEnded, Field(discriminator="event")]
@@ -161,6 +164,12 @@ def event_line(event: Event, time: str) -> bytes:
     content.pop("event", None)
     named = {"time": content.pop("time", "") or time, "event": event.event}
     return orjson.dumps({**named, **content}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def image_line(summary: ImageSummary, time: str) -> bytes:
+    """The line of the ledger for the `ImageEvent` of a summary."""
+    named = {"time": time, "event": ImageEvent.event}
+    return orjson.dumps(named | summary.to_dict(), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def parse_event(line: bytes, path: Path, place: int) -> Event | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skygraft.jit import compiled
 
-__all__ = ["file_keys", "key_table", "look_up"]
+__all__ = ["file_keys", "look_up"]
 
 _STATX: Any = types.ExternalFunction(
     "statx", types.int32(types.int32, types.voidptr, types.int32, types.uint32, types.voidptr)
@@ -62,30 +62,12 @@ def file_keys(
     return found
 
 
-@compiled(reads=("keys",))
-def key_table(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Put keys into a table in which `look_up` finds them; its length is a power of two."""
-    length = 2
-    while length < 2 * len(keys):
-        length *= 2
-    table = np.zeros(length, np.uint64)
-    for key in keys:
-        at = np.int64(key & np.uint64(length - 1))
-        while table[at] != 0 and table[at] != key:
-            at = (at + 1) & (length - 1)
-        table[at] = key
-    return table
-
-
-@compiled(reads=("names", "offsets", "files", "sizes", "times", "folder", "table"))
+@compiled(reads=("names", "offsets", "files", "folder"))
 def look_up(
     names: NDArray[np.uint8],
     offsets: NDArray[np.int64],
     files: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    times: NDArray[np.int64],
     folder: NDArray[np.int64],
-    table: NDArray[np.uint64],
 ) -> NDArray[np.int64]:
     """Look at some of N files: sizes in bytes and times of last change in ns, shape (M, 2); -1 where there is none.
 
@@ -95,25 +77,13 @@ def look_up(
         As of `file_keys`, of absolute paths and of names that are relative to a folder.
     files : ndarray of int, shape (M,)
         Which of them.
-    sizes, times : ndarray of int, shape (M,)
-        What is expected of these.
     folder : ndarray of int, shape (M,)
         The descriptor of the open folder that each name is relative to.
-    table : ndarray of uint64
-        A `key_table` of files that are known to be as their keys say, which are not looked at.
     """
     found = np.full((len(files), 2), -1, np.int64)
     path, status = np.empty(_LONGEST, np.uint8), np.zeros(32, np.int64)
     for i in range(len(files)):
         start, end = offsets[files[i]], offsets[files[i] + 1]
-        if len(table) > 2:
-            key = _key(names, start, end, sizes[i], times[i])
-            slot = np.int64(key & np.uint64(len(table) - 1))
-            while table[slot] != 0 and table[slot] != key:
-                slot = (slot + 1) & np.int64(len(table) - 1)
-            if table[slot] == key:
-                found[i, 0], found[i, 1] = sizes[i], times[i]
-                continue
         if end - start >= _LONGEST or end == start:
             continue
         whole = True

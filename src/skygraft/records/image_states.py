@@ -14,18 +14,35 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.dataset import dataset_id
-from skygraft.records.checkpoint import CHECKPOINT_SCHEMA, Checkpoint, header_of, open_checkpoint, write_checkpoint
+from skygraft.records.checkpoint import (
+    CHECKPOINT_SCHEMA,
+    Checkpoint,
+    header_of,
+    open_checkpoint,
+    write_checkpoint,
+)
 from skygraft.records.comparison import Comparison
-from skygraft.records.events import Event, ImageEvent, ImageReopened
+from skygraft.records.events import (
+    Event,
+    ImageEvent,
+    ImageReopened,
+    RunEnded,
+    RunEvent,
+    RunStarted,
+    TablesStarted,
+    event_line,
+    parse_event,
+)
 from skygraft.records.files import Layout
 from skygraft.records.image_summary import ImageSummary
-from skygraft.records.ledger import Failure, read_events
+from skygraft.records.known_packs import KnownTable, known_table, rows_in_packs
+from skygraft.records.ledger import Failure, read_events, read_runs
 from skygraft.records.ledger_scan import (
     DONE,
     FAILED,
     QUARANTINED,
     WAITING,
-    fingerprint_key,
+    fingerprint_keys,
     scan_ledger,
     state_after,
 )
@@ -95,6 +112,8 @@ class ImageStates:
         `state` when the last run began.
     run_start : int
         Where in the ledger the line of that run's start begins; -1 where there was no run.
+    runs : list of RunStarted, TablesStarted or RunEnded
+        The events on runs, in order, of the ledger as it was read.
     n_unsaved : int
         Events on images that no checkpoint includes.
     """
@@ -105,6 +124,7 @@ class ImageStates:
         self.places = np.full(n_images, -1, dtype=np.int64)
         self.before_run = np.zeros(n_images, dtype=np.uint8)
         self.run_start = -1
+        self.runs: list[RunEvent] = []
         self.n_unsaved = 0
 
     def __len__(self) -> int:
@@ -115,6 +135,7 @@ class ImageStates:
         new = type(self)(0)
         new.state, new.tries, new.places = self.state.copy(), self.tries.copy(), self.places.copy()
         new.before_run, new.run_start = self.before_run, self.run_start  # replaced as a whole, never changed
+        new.runs = [*self.runs]
         return new
 
     def count(self, *states: int) -> int:
@@ -137,8 +158,8 @@ class ImageStates:
 
     def enter_summaries(self, rows: Iterable[int], summaries: Iterable[ImageSummary], places: Iterable[int]) -> None:
         """Enter the outcome of some images, whose lines in the ledger begin at `places`."""
-        for row, summary, place in zip(rows, summaries, places, strict=True):
-            self.enter(row, ImageEvent.of(summary), place)
+        made = np.array([*zip(rows, map(state_after, summaries), places, strict=True)], dtype=np.int64).reshape(-1, 3)
+        self.enter_many(made[:, 0], made[:, 1].astype(np.uint8), made[:, 2])
 
     def enter_many(self, rows: Rows, states: NDArray[np.uint8], places: NDArray[np.int64]) -> None:
         """Enter the states that consecutive events leave images in; a row may occur more than once."""
@@ -211,9 +232,14 @@ def read_ledger(
     states, unconfirmed = ImageStates(len(plan)), np.zeros(len(plan), dtype=np.bool_)
     sources = _source_keys(plan) if comparison is not None and comparison.with_inputs else None
 
+    in_packs: NDArray[np.bool_] | None = None
+
     def compare(rows: Rows, images: pa.RecordBatch) -> None:
         if comparison is not None:
-            agrees = comparison.agrees(images)
+            packed = None
+            if in_packs is not None and "packed" in images.schema.names:
+                packed = numpy_array(images.column("packed")) * in_packs[rows]
+            agrees = comparison.agrees(images, packed)
             if sources is not None:
                 agrees &= sources[rows] == numpy_array(images.column("sources"))
             unconfirmed[rows] = ~agrees
@@ -225,10 +251,14 @@ def read_ledger(
             states.state, states.run_start = states.before_run, -1
             return LedgerStates(states, unconfirmed)
         if checkpoint is not None and (until is None or checkpoint.header.offset <= until):
+            if comparison is not None and checkpoint.header.packs:
+                in_packs = rows_in_packs(plan, layout, checkpoint.header.packs)
             _restore(states, checkpoint, compare)
             start = checkpoint.header.offset
+            states.runs = _runs_of(layout.ledger, checkpoint)
     rows_of: ImageRows | None = None
     for scanned in scan_ledger(layout.ledger, start, until):
+        states.runs += scanned.runs
         # Made when the first events are there: by then other processes read the next ones. After a run that has ended
         # none is of an image.
         if len(scanned.images):
@@ -248,12 +278,12 @@ def read_ledger(
 
 def _source_keys(plan: Plan) -> NDArray[np.int64]:
     """`fingerprint_key` of the sources that a plan gives to each image, and of its dataset."""
-    keys = [
-        fingerprint_key(fingerprint, dataset_id(dataset))
-        for batch in plan.batches(["catalog_key", "dataset"])
-        for fingerprint, dataset in zip(*(column.to_pylist() for column in batch.columns), strict=True)
-    ]
-    return np.array(keys, dtype=np.int64)
+    keys = [np.empty(0, dtype=np.int64)]
+    for batch in plan.batches(["catalog_key", "dataset"]):
+        fingerprints, datasets = batch.columns
+        ids = [dataset_id(text) for text in datasets.to_pylist()] if datasets.null_count < len(datasets) else None
+        keys.append(fingerprint_keys(fingerprints, ids))
+    return np.concatenate(keys)
 
 
 def _known(rows_of: ImageRows | None, images: pa.RecordBatch) -> tuple[Rows, pa.RecordBatch]:
@@ -281,6 +311,17 @@ def _restore(states: ImageStates, checkpoint: Checkpoint, compare: Callable[[Row
         compare(rows, batch)
 
 
+def _runs_of(ledger: Path, checkpoint: Checkpoint) -> list[RunEvent]:
+    """The events on runs in what a checkpoint includes of a ledger."""
+    events = (parse_event(line.encode(), ledger, 0) for line in checkpoint.header.runs)
+    return [event for event in events if isinstance(event, RunStarted | TablesStarted | RunEnded)]
+
+
+def _offset(checkpoint: Checkpoint | None) -> int:
+    """How much of the ledger a checkpoint includes, bytes."""
+    return checkpoint.header.offset if checkpoint is not None else 0
+
+
 def save_checkpoint(plan: Plan, layout: Layout, states: ImageStates, offset: int) -> None:
     """Write a checkpoint of the ledger, from the former one and the events after it.
 
@@ -300,30 +341,38 @@ def save_checkpoint(plan: Plan, layout: Layout, states: ImageStates, offset: int
     OutputError
         If it cannot be written.
     """
-    header = header_of(plan, layout, offset, states.run_start)
-    if header is None:
-        return  # the ledger was removed; whoever appends to it says so
     with open_checkpoint(plan, layout) as before:
         usable = before if before is not None and before.header.offset <= offset else None
-        write_checkpoint(layout, header, _rows_of_last_events(plan, layout, states, usable, offset))
+        runs = [event_line(event, "").decode() for event in read_runs(layout.ledger, _offset(usable), offset)]
+        before_runs = [] if usable is None else usable.header.runs
+        known = known_table(layout)
+        packs = known.digest if known is not None else ""
+        header = header_of(plan, layout, offset, states.run_start, before_runs + runs, packs)
+        if header is None:
+            return  # the ledger was removed; whoever appends to it says so
+        write_checkpoint(layout, header, _rows_of_last_events(plan, layout, states, usable, offset, known))
 
 
 def _rows_of_last_events(
-    plan: Plan, layout: Layout, states: ImageStates, before: Checkpoint | None, offset: int
+    plan: Plan,
+    layout: Layout,
+    states: ImageStates,
+    before: Checkpoint | None,
+    offset: int,
+    known: KnownTable | None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a checkpoint: those of each image's last event, from a former checkpoint and the ledger after it."""
     for batch in before.batches() if before is not None else ():
-        yield _with_states(states, numpy_array(batch.column("row")).astype(np.int64), batch)
+        yield _with_states(states, numpy_array(batch.column("row")).astype(np.int64), batch, known)
     rows_of: ImageRows | None = None
-    start = before.header.offset if before is not None else 0
     # In this process: a run goes on meanwhile, and others are at work on its images.
-    for scanned in scan_ledger(layout.ledger, start, offset, processes=1):
+    for scanned in scan_ledger(layout.ledger, _offset(before), offset, processes=1):
         if len(scanned.images):
             rows_of = rows_of or ImageRows(plan)
-            yield _with_states(states, *_known(rows_of, scanned.images))
+            yield _with_states(states, *_known(rows_of, scanned.images), known)
 
 
-def _with_states(states: ImageStates, rows: Rows, images: pa.RecordBatch) -> pa.RecordBatch:
+def _with_states(states: ImageStates, rows: Rows, images: pa.RecordBatch, known: KnownTable | None) -> pa.RecordBatch:
     """The rows of a checkpoint for those images whose last event is among `images`."""
     last = states.places[rows] == numpy_array(images.column("place"))
     if not np.all(last):
@@ -334,6 +383,7 @@ def _with_states(states: ImageStates, rows: Rows, images: pa.RecordBatch) -> pa.
         "state": states.state[rows],
         "tries": states.tries[rows],
         "before_run": states.before_run[rows],
+        "packed": known.holds(images) if known is not None else np.zeros(len(rows), dtype=np.uint8),
     }
     arrays = [
         arrow_array(columns[name]) if name in columns else images.column(name) for name in CHECKPOINT_SCHEMA.names

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, Literal
+import functools
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal, cast
 
 __all__ = ["ImageStatus", "ImageSummary"]
 
@@ -87,9 +88,14 @@ class ImageSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as JSON types, without the fields that have their default."""
-        values = ((field, getattr(self, field.name)) for field in fields(self))
-        return {field.name: value for field, value in values if value != _default(field)}
+        values, kind = vars(self), cast(Any, type(self))
+        return {name: values[name] for name, default in _defaults(kind) if values[name] != default}
 
 
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+@functools.cache
+def _defaults(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """Names of the fields, and their defaults."""
+    return tuple(
+        (field.name, field.default if field.default_factory is MISSING else field.default_factory())
+        for field in fields(kind)
+    )

@@ -20,13 +20,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
+from skygraft.catalog.arrow_arrays import arrow_array, list_members, numpy_array, one_array
 from skygraft.disk import FileIdentity, atomic_path
 from skygraft.errors import OutputError
 from skygraft.records.files import RECORD_SUFFIX, TRUTH_SUFFIX, Layout
 from skygraft.records.packs import PACK_NAME, read_index, single_names
+from skygraft.records.plan_file import Plan
 
-__all__ = ["KnownPacks", "PackedPatch", "can_look_up", "known_files", "packed_patch"]
+__all__ = [
+    "KnownPacks",
+    "KnownTable",
+    "PackedPatch",
+    "can_look_up",
+    "from_ends",
+    "known_table",
+    "packed_patch",
+    "rows_in_packs",
+]
 
 _SCHEMA = pa.schema(
     [
@@ -147,54 +157,130 @@ class KnownPacks:
             writer.write_batch(batch.replace_schema_metadata(schema.metadata))
 
 
-def known_files(layout: Layout) -> NDArray[np.uint64]:
-    """The keys of the files of all packs that are as they were, as `file_loops.file_keys` gives them; maybe none."""
-    nothing = np.empty(0, dtype=np.uint64)
+@dataclass(frozen=True, eq=False)
+class KnownTable:
+    """What is known of N packs.
+
+    Parameters
+    ----------
+    digest : str
+        Fingerprint of all of it.
+    homes : dict of (int, int) to int
+        Tract and patch of each, and its place in the arrays.
+    folder_ns, pack_bytes, pack_ns : ndarray of int64, shape (N,)
+        As of `PackedPatch`.
+    keys : ndarray of uint64
+        The keys of the files in all of them, sorted.
+    """
+
+    digest: str
+    homes: dict[tuple[int, int], int]
+    folder_ns: NDArray[np.int64]
+    pack_bytes: NDArray[np.int64]
+    pack_ns: NDArray[np.int64]
+    keys: NDArray[np.uint64]
+
+    def holds(self, images: pa.RecordBatch) -> NDArray[np.uint8]:
+        """Find which files of images are in the packs with the size and time that the ledger has.
+
+        Parameters
+        ----------
+        images : pyarrow.RecordBatch
+            N rows with the columns `skygraft.records.ledger_scan.FILE_COLUMNS`.
+
+        Returns
+        -------
+        ndarray of uint8, shape (N,)
+            Bit i stands for the file that is i-th from the end, where the packed ones are.
+        """
+        from skygraft.records.file_loops import file_keys  # of numba, which small campaigns do without
+
+        lists = images.column("names")
+        names = list_members(lists)
+        _, buffer, content = names.buffers()
+        offsets = np.frombuffer(buffer, np.int32, names.offset + len(names) + 1)[names.offset :].astype(np.int64)
+        letters = np.frombuffer(content, np.uint8) if content is not None else np.empty(0, np.uint8)
+        sizes, times = (numpy_array(list_members(images.column(name))) for name in ("sizes", "times"))
+        keys = file_keys(letters, offsets, sizes, times)
+        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        counts = np.diff(numpy_array(lists.offsets))
+        image, from_end = np.repeat(np.arange(len(images)), counts), from_ends(counts)
+        found = (self.keys[places] == keys) & (from_end < 8)
+        bits = np.left_shift(found, np.minimum(from_end, 7))
+        return np.bincount(image, weights=bits, minlength=len(images)).astype(np.uint8)
+
+
+def from_ends(counts: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Place of each of the members of lists of some lengths, counted from the end of its list."""
+    return np.repeat(np.cumsum(counts), counts) - 1 - np.arange(counts.sum())
+
+
+def known_table(layout: Layout) -> KnownTable | None:
+    """What is known of the packs of a campaign; None where nothing is, or the file is damaged."""
     try:
         with pa.memory_map(str(_path(layout))) as source, pa.ipc.open_file(source) as reader:
             if not reader.schema.equals(_SCHEMA):
-                return nothing
+                return None
             batch = reader.get_batch(0)
-            if (reader.schema.metadata or {}).get(_SHA256) != _sha256(batch):
-                return nothing
-            tract, patch, *states = (numpy_array(batch.column(i)) for i in range(5))
-            lists = batch.column("keys")
-            counts = np.diff(numpy_array(lists.offsets))
-            keys = numpy_array(lists.flatten())
+            digest = (reader.schema.metadata or {}).get(_SHA256, b"")
+            if digest != _sha256(batch):
+                return None
+            tract, patch, folder_ns, pack_bytes, pack_ns = (numpy_array(batch.column(i)) for i in range(5))
+            keys = np.sort(numpy_array(list_members(batch.column("keys"))))
     except (OSError, pa.ArrowException, ValueError, LookupError):
-        return nothing
-    return keys[np.repeat(_untouched(layout, tract, patch, states), counts)]
+        return None
+    homes = {home: i for i, home in enumerate(zip(tract.tolist(), patch.tolist(), strict=True))}
+    return KnownTable(digest.decode(), homes, folder_ns, pack_bytes, pack_ns, keys) if len(keys) else None
 
 
-def _untouched(
-    layout: Layout, tract: NDArray[np.int64], patch: NDArray[np.int64], states: list[NDArray[np.int64]]
-) -> NDArray[np.bool_]:
-    """True for the patches whose folder and pack have the sizes and times of last change that are known of them."""
-    from skygraft.records.file_loops import look_up
+def rows_in_packs(plan: Plan, layout: Layout, digest: str) -> NDArray[np.bool_] | None:
+    """Find the images of which the packs still hold what was known; without opening a pack.
 
-    folder_ns, pack_bytes, pack_ns = states
-    folders = [f"tract={t}/patch={p}" for t, p in zip(tract.tolist(), patch.tolist(), strict=True)]
-    texts = [text.encode() for folder in folders for text in (folder, f"{folder}/{PACK_NAME}")]
-    offsets = np.cumsum([0, *map(len, texts)], dtype=np.int64)
-    n = len(texts)
-    try:
-        descriptor = os.open(layout.records, os.O_PATH | os.O_CLOEXEC)
-    except OSError:
-        return np.zeros(len(folders), dtype=np.bool_)
-    try:
-        found = look_up(
-            np.frombuffer(b"".join(texts), dtype=np.uint8),
-            offsets,
-            np.arange(n),
-            np.zeros(n, dtype=np.int64),
-            np.zeros(n, dtype=np.int64),
-            np.full(n, descriptor),
-            np.zeros(2, dtype=np.uint64),
-        )
-    finally:
-        os.close(descriptor)
-    same = (found[::2, 1] == folder_ns) & (found[1::2, 0] == pack_bytes) & (found[1::2, 1] == pack_ns)
-    return np.asarray(same, dtype=np.bool_)
+    Parameters
+    ----------
+    plan : Plan
+        The plan, of N images.
+    layout : Layout
+        The campaign's files.
+    digest : str
+        `KnownTable.digest` of what was known.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,), or None
+        True where the pack of the home patch is as it was, and the image has neither files of its own beside it nor was
+        reopened. None where something else is known now.
+    """
+    if (known := known_table(layout)) is None or known.digest != digest:
+        return None
+    table = plan.table(["tract", "patch"])
+    tract, patch = (numpy_array(one_array(table.column(name))) for name in ("tract", "patch"))
+    starts = np.flatnonzero((np.diff(tract, prepend=-2) != 0) | (np.diff(patch, prepend=-2) != 0))
+    found = np.zeros(len(plan), dtype=np.bool_)
+    changed = []
+    homes = zip(tract[starts].tolist(), patch[starts].tolist(), strict=True)
+    for start, end, home in zip(starts.tolist(), [*starts[1:].tolist(), len(plan)], homes, strict=True):
+        if (i := known.homes.get(home)) is None:
+            continue
+        # Texts: for tens of thousands of patches a Path at each step takes as long as all else.
+        folder = f"{layout.root}/{layout.records.name}/tract={home[0]}/patch={home[1]}"
+        try:
+            status, pack = os.stat(folder), os.stat(f"{folder}/{PACK_NAME}")  # noqa: PTH116
+        except OSError:
+            continue
+        if (pack.st_size, pack.st_mtime_ns) == (known.pack_bytes[i], known.pack_ns[i]):
+            found[start:end] = True
+            if status.st_mtime_ns != known.folder_ns[i]:
+                changed.append((start, end, folder))
+    if changed:
+        stems = one_array(plan.table(["stem"]).column("stem"))
+        for start, end, folder in changed:
+            # A little more than its own: a look at a file too many does no harm.
+            own = {name.partition(".")[0] for name in single_names(folder) - {PACK_NAME}}
+            if own:
+                mine = stems.slice(start, end - start).to_pylist()
+                found[start:end] = [stem.partition(".")[0] not in own for stem in mine]
+    return found
 
 
 def _sha256(batch: pa.RecordBatch) -> bytes:
@@ -202,7 +288,7 @@ def _sha256(batch: pa.RecordBatch) -> bytes:
     for column in batch.columns[:-1]:
         sha.update(numpy_array(column))
     sha.update(numpy_array(batch.column(batch.num_columns - 1).offsets))
-    sha.update(numpy_array(batch.column(batch.num_columns - 1).flatten()))
+    sha.update(numpy_array(list_members(batch.column(batch.num_columns - 1))))
     return sha.hexdigest().encode()
 
 

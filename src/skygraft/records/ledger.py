@@ -21,7 +21,16 @@ from typing import BinaryIO, Literal, Self
 
 from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, OutputError
-from skygraft.records.events import Event, ImageEvent, RunEnded, RunStarted, TablesStarted, event_line, parse_event
+from skygraft.records.events import (
+    Event,
+    RunEnded,
+    RunEvent,
+    RunStarted,
+    TablesStarted,
+    event_line,
+    image_line,
+    parse_event,
+)
 from skygraft.records.image_summary import ImageSummary
 
 __all__ = ["Failure", "Ledger", "Phase", "open_ledger", "phase_of", "read_events", "read_runs"]
@@ -122,8 +131,15 @@ class Ledger:
 
     def append(self, events: Iterable[Event]) -> list[int]:
         """Append events, and return where in the file the line of each begins; events that have a time keep it."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        lines = [event_line(event, now) for event in events]
+        now = _now()
+        return self._append([event_line(event, now) for event in events])
+
+    def images(self, summaries: Iterable[ImageSummary]) -> list[int]:
+        """Append the outcome of some images, and return where in the file the line of each begins."""
+        now = _now()
+        return self._append([image_line(summary, now) for summary in summaries])
+
+    def _append(self, lines: list[bytes]) -> list[int]:
         try:
             places = self._write(lines)
             if time.monotonic() - self._synced > _SYNC_SECONDS:
@@ -133,10 +149,6 @@ class Ledger:
         except OSError as error:
             raise self._write_error(error) from error
         return places
-
-    def images(self, summaries: Iterable[ImageSummary]) -> list[int]:
-        """Append the outcome of some images, and return where in the file the line of each begins."""
-        return self.append(map(ImageEvent.of, summaries))
 
     @property
     def size(self) -> int:
@@ -167,6 +179,10 @@ class Ledger:
             path=self._path,
             fix="Check permissions and free space, and run the campaign again",
         )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def open_ledger(path: Path) -> BinaryIO | None:
@@ -221,21 +237,29 @@ def read_events(
             place += len(line)
 
 
-def read_runs(path: Path) -> list[RunStarted | TablesStarted | RunEnded]:
+def read_runs(path: Path, start: int = 0, stop: int | None = None) -> list[RunEvent]:
     """Read the events of a ledger on runs: when they began, came to their tables, and ended, in order.
+
+    Parameters
+    ----------
+    path : Path
+        The ledger.
+    start, stop : int
+        As for `read_events`.
 
     Raises
     ------
     CampaignError
         If the ledger cannot be read.
     """
-    found: list[RunStarted | TablesStarted | RunEnded] = []
+    found: list[RunEvent] = []
     if (handle := open_ledger(path)) is None:
         return found
     with handle:
-        place = 0
+        place = handle.seek(start)
         # Nearly all lines are of images, and parsing a million takes ten seconds.
-        while block := handle.read(_BLOCK_BYTES) + handle.readline():
+        while (stop is None or place < stop) and (block := handle.read(_BLOCK_BYTES) + handle.readline()):
+            block = block if stop is None else block[: stop - place]
             if _OF_RUNS.search(block):
                 for line in block.splitlines(keepends=True):
                     if not _OF_IMAGES.match(line):
@@ -248,7 +272,7 @@ def read_runs(path: Path) -> list[RunStarted | TablesStarted | RunEnded]:
     return found
 
 
-def phase_of(runs: Sequence[RunStarted | TablesStarted | RunEnded]) -> Phase:
+def phase_of(runs: Sequence[RunEvent]) -> Phase:
     """What a run that holds the lock is doing, by the events of `read_runs`."""
     last = runs[-1] if runs else None
     if last is None or isinstance(last, RunEnded):

@@ -6,15 +6,18 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from skygraft.processes import process_mapper
-from skygraft.records.events import Event, ImageEvent, ImageReopened, RunStarted
+from skygraft.records.events import Event, ImageEvent, ImageReopened, RunEvent, RunStarted
+from skygraft.records.image_summary import ImageSummary
 from skygraft.records.ledger import open_ledger, read_events
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "WAITING",
     "ScannedEvents",
     "fingerprint_key",
+    "fingerprint_keys",
     "scan_ledger",
     "state_after",
 ]
@@ -54,6 +58,9 @@ _NO_SIZE = -2
 _EVENT_COLUMNS = pa.schema(
     [("image_id", pa.string()), ("place", pa.int64()), ("state", pa.uint8()), *FILE_COLUMNS],
 )
+_HEXADECIMAL = np.full(256, 255, dtype=np.uint8)
+_HEXADECIMAL[[*b"0123456789abcdefABCDEF"]] = [*range(16), *range(10, 16)]
+"""Value of a hexadecimal digit; 255 for other letters."""
 _PART_BYTES = 4 << 20
 _LARGE = 64 << 20
 """Bytes of a ledger for which it pays to start processes, which takes seconds."""
@@ -61,8 +68,8 @@ _BATCH = 5000
 """Events of the ledger in each batch."""
 
 
-def state_after(event: ImageEvent | ImageReopened) -> int:
-    """The state that an event leaves an image in."""
+def state_after(event: ImageSummary | ImageReopened) -> int:
+    """The state that an event, or the outcome of an image, leaves it in."""
     if isinstance(event, ImageReopened):
         return WAITING
     if event.status == "failed":
@@ -78,6 +85,20 @@ def fingerprint_key(fingerprint: str, dataset: str = "") -> int:
         return int(fingerprint[:16], 16) - (1 << 63)
     except ValueError:
         return _hashed(fingerprint)
+
+
+def fingerprint_keys(fingerprints: pa.StringArray, datasets: Sequence[str] | None = None) -> NDArray[np.int64]:
+    """`fingerprint_key` of many fingerprints, and of the ids of their datasets."""
+    offsets = np.frombuffer(fingerprints.buffers()[1], np.int32)[fingerprints.offset :][: len(fingerprints) + 1]
+    widths = np.unique(np.diff(offsets))
+    if datasets is None and not fingerprints.null_count and len(widths) == 1 and widths[0] >= 16:
+        letters = np.frombuffer(fingerprints.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+        digits = _HEXADECIMAL[letters.reshape(-1, widths[0])[:, :16]]
+        if digits.max() < 16:
+            keys = np.bitwise_or.reduce(digits.astype(np.uint64) << np.arange(60, -1, -4, dtype=np.uint64), axis=1)
+            return np.asarray((keys ^ np.uint64(1 << 63)).view(np.int64))
+    ids = itertools.repeat("") if datasets is None else datasets
+    return np.array([*map(fingerprint_key, fingerprints.to_pylist(), ids)], dtype=np.int64)
 
 
 def _hashed(text: str) -> int:
@@ -96,10 +117,13 @@ class ScannedEvents:
         `FILE_COLUMNS`.
     run_starts : tuple of int
         Places of the lines at which runs began.
+    runs : tuple of RunStarted, TablesStarted or RunEnded
+        All events on runs, in order.
     """
 
     images: pa.RecordBatch
     run_starts: tuple[int, ...] = ()
+    runs: tuple[RunEvent, ...] = ()
 
 
 def scan_ledger(
@@ -154,12 +178,13 @@ def _columns(events: Iterator[tuple[int, Event]]) -> ScannedEvents | None:
     """The columns of some events, none of which is kept; None where there are none."""
     columns: dict[str, list[Any]] = {name: [] for name in _EVENT_COLUMNS.names}
     names, sizes, times, ends = columns["names"], columns["sizes"], columns["times"], [0]
-    starts, n_events = [], 0
+    starts, runs, n_events = list[int](), list[RunEvent](), 0
     for place, event in events:
         n_events += 1
         if isinstance(event, RunStarted):
             starts.append(place)
         if not isinstance(event, ImageEvent | ImageReopened):
+            runs.append(event)
             continue
         state = state_after(event)
         columns["image_id"].append(event.image_id)
@@ -189,7 +214,7 @@ def _columns(events: Iterator[tuple[int, Event]]) -> ScannedEvents | None:
         for field in _EVENT_COLUMNS
     ]
     images = pa.RecordBatch.from_arrays(arrays, schema=_EVENT_COLUMNS)
-    return ScannedEvents(images, tuple(starts)) if n_events else None
+    return ScannedEvents(images, tuple(starts), tuple(runs)) if n_events else None
 
 
 _NOT_DONE = ImageEvent("", "done")

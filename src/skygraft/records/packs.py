@@ -44,6 +44,7 @@ __all__ = [
     "PatchFiles",
     "file_exists",
     "file_names",
+    "files_there",
     "pack_of",
     "packed_files",
     "read_file",
@@ -197,6 +198,30 @@ def file_names(folder: str | Path) -> frozenset[str]:
     return names.union(_packed_files(folder, names))
 
 
+def files_there(folder: str | Path, names: Sequence[str]) -> list[bool]:
+    """Whether files are in a folder, single or packed; its pack is opened only where the folder does not tell.
+
+    Raises
+    ------
+    CampaignError
+        As `read_index`.
+    """
+    listed = single_names(folder)
+    found = [name in listed for name in names]
+    if PACK_NAME in listed and any(
+        not there and not _is_void(name, listed) for name, there in zip(names, found, strict=True)
+    ):
+        packed = _packed_files(folder, listed)
+        found = [there or name in packed for name, there in zip(names, found, strict=True)]
+    return found
+
+
+def _is_void(name: str, listed: frozenset[str]) -> bool:
+    """True for a file that the pack does not have any more, because its image was reopened."""
+    stems = (name.removesuffix(suffix) for suffix in _COLUMNS if name.endswith(suffix))
+    return any(stem + REOPENED_SUFFIX in listed for stem in stems)
+
+
 def _packed_files(folder: str | Path, names: frozenset[str]) -> Mapping[str, Sequence[int]]:
     if PACK_NAME not in names:
         return {}
@@ -273,11 +298,12 @@ def stat_packed(paths: Sequence[str]) -> list[tuple[int, int]]:
     CampaignError
         As `read_index`.
     """
-    folders = functools.lru_cache(maxsize=256)(packed_files)
+    listed = functools.lru_cache(maxsize=256)(single_names)
+    packed = functools.lru_cache(maxsize=256)(packed_files)
     found = []
     for path in paths:
         folder, _, name = path.rpartition("/")
-        state = folders(folder).get(name, (-1, -1))
+        state = (-1, -1) if _is_void(name, listed(folder)) else packed(folder).get(name, (-1, -1))
         found.append((state[0], state[1]))
     return found
 

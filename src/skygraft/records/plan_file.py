@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from skygraft.catalog.hats_files import folder_identity
 from skygraft.config.campaign import CampaignConfig
 from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, SkygraftError
@@ -401,5 +400,7 @@ def plan_key(config: CampaignConfig) -> str:
     if config.catalog.path.is_dir():
         # A folder's own time says nothing of the files below it.
         with contextlib.suppress(SkygraftError, OSError):  # planning says what is wrong
+            from skygraft.catalog.hats_files import folder_identity  # with all readers of catalogues
+
             identities[0] = [folder_identity(config.catalog.path)]
     return digest([resolved[k] for k in ("survey", "catalog", "skymap", "margin_arcsec")] + identities)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from skygraft.catalog.arrow_arrays import arrow_array
 from skygraft.config.campaign import CampaignConfig
 from skygraft.disk import atomic_path
 from skygraft.errors import CampaignError
@@ -25,7 +26,7 @@ from skygraft.records.image_states import DONE, FAILED, QUARANTINED, WAITING, Im
 from skygraft.records.image_summary import ImageSummary
 from skygraft.records.ledger import Ledger, read_events
 from skygraft.records.ledger_scan import fingerprint_key
-from skygraft.records.packs import file_names, remove_record
+from skygraft.records.packs import files_there, remove_record
 from skygraft.records.plan_file import Plan, PlannedImage
 
 __all__ = [
@@ -171,8 +172,9 @@ def reopen(plan: Plan, layout: Layout, states: ImageStates, ledger: Ledger, imag
 
 def _append_reopened(plan: Plan, rows: Rows, states: ImageStates, ledger: Ledger) -> None:
     """Append to the ledger that images are not done, which are done by its last event on them."""
-    for some in itertools.batched(zip(rows.tolist(), plan.images(rows), strict=True), _EVENTS_AT_ONCE):
-        events = [ImageReopened(image.image_id) for _, image in some]
+    ids = plan.table(["image_id"]).column(0).take(arrow_array(rows)).to_pylist()
+    for some in itertools.batched(zip(rows.tolist(), ids, strict=True), _EVENTS_AT_ONCE):
+        events = [ImageReopened(image_id) for _, image_id in some]
         for (row, _), event, place in zip(some, events, ledger.append(events), strict=True):
             states.enter(row, event, place)
 
@@ -199,24 +201,26 @@ def _undecided(
     states, claimed = found.states, found.states.state == DONE
     confirmed = claimed & ~found.unconfirmed if comparison is not None else np.zeros_like(claimed)
     recorded = _recorded(plan, layout, np.flatnonzero(~confirmed))
-    states.state[np.setdiff1d(np.flatnonzero(claimed & ~confirmed), recorded)] = WAITING
+    lost = claimed & ~confirmed
+    lost[recorded] = False
+    states.state[lost] = WAITING
     return states, claimed, recorded
 
 
 def _recorded(plan: Plan, layout: Layout, rows: Rows) -> Rows:
     """Those of some rows whose images have a record."""
-    home, names = None, frozenset[str]()
-    found, start = [], 0
+    found, start = list[int](), 0
     for batch in plan.batches(["tract", "patch", "stem"]):
         end = start + batch.num_rows
         some = rows[slice(*np.searchsorted(rows, (start, end)))].tolist()
         if some:
             columns = batch.take([row - start for row in some]).to_pydict()
-            for row, tract, patch, stem in zip(some, *columns.values(), strict=True):
-                if (tract, patch) != home:
-                    home, names = (tract, patch), file_names(f"{layout.records}/tract={tract}/patch={patch}")
-                if stem + RECORD_SUFFIX in names:
-                    found.append(row)
+            images = zip(*columns.values(), some, strict=True)
+            for (tract, patch), group in itertools.groupby(images, key=lambda image: image[:2]):
+                mine = [*group]
+                folder = f"{layout.records}/tract={tract}/patch={patch}"
+                there = files_there(folder, [stem + RECORD_SUFFIX for *_, stem, _ in mine])
+                found += [row for (*_, row), is_there in zip(mine, there, strict=True) if is_there]
         start = end
     return np.array(found, dtype=np.int64)
 

@@ -6,14 +6,16 @@ import abc
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import SkyMapError
 from skygraft.skymap.geometry import check_positions, tan_project
-from skygraft.wcs import FitsWcs, footprint
+
+if TYPE_CHECKING:
+    from skygraft.wcs import FitsWcs
 
 __all__ = ["Patch", "PixelBox", "SkyMap", "Tract"]
 
@@ -137,6 +139,8 @@ class Tract:
     @functools.cached_property
     def wcs(self) -> FitsWcs:
         """WCS of the tract: pixels to ICRS."""
+        from skygraft.wcs import FitsWcs  # of astropy's frames and units, which looking at a campaign does without
+
         scale = self._pixel_degrees
         return FitsWcs.tan(*self.center, crpix=self.crpix, cd=[[-scale, 0.0], [0.0, scale]])
 
@@ -173,6 +177,8 @@ class Tract:
     @property
     def vertices(self) -> FloatArray:
         """Corners (ra, dec) of the outer box in degrees, counter-clockwise in pixels, shape (4, 2)."""
+        from skygraft.wcs import footprint
+
         return footprint(self.wcs, self.outer_box, n=1)
 
     def patch(self, sequential: int) -> Patch:
@@ -352,6 +358,8 @@ class SkyMap(abc.ABC):
         SkyMapError
             If there is no such tract or patch.
         """
+        from skygraft.wcs import footprint
+
         geometry = self.tract(tract)
         piece = geometry.patch(patch)
         return footprint(geometry.wcs, piece.outer_box if outer else piece.inner_box, n)

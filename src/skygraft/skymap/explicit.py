@@ -14,7 +14,6 @@ from skygraft.errors import SkyMapError, shown
 from skygraft.skymap.base import FloatArray, IntArray, SkyMap, Tract
 from skygraft.skymap.geometry import check_positions
 from skygraft.skymap.options import Options
-from skygraft.wcs.base import to_vectors
 
 __all__ = ["ExplicitSkyMap"]
 
@@ -115,6 +114,8 @@ class ExplicitSkyMap(SkyMap):
         return self.tracts[self._check_tract(number)]
 
     def _locate(self, ra: FloatArray, dec: FloatArray) -> tuple[IntArray, IntArray]:
+        from skygraft.wcs.base import to_vectors
+
         points = to_vectors(ra, dec)
         best = np.full(len(ra), np.inf)
         where = np.full(len(ra), -1, dtype=np.int64)

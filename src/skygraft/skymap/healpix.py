@@ -9,15 +9,20 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy import units as u
-from astropy_healpix import HEALPix
 
 from skygraft.errors import SkyMapError
+from skygraft.lazy import lazy_module
 from skygraft.skymap.base import FloatArray, IntArray, Patch, PixelBox, SkyMap, Tract
 from skygraft.skymap.options import Options
+
+if TYPE_CHECKING:
+    from astropy import units as u
+    from astropy_healpix import HEALPix
+else:
+    u = lazy_module("astropy.units")
 
 __all__ = ["HealpixSkyMap", "HealpixTract"]
 
@@ -177,6 +182,8 @@ class HealpixSkyMap(SkyMap):
 
 @functools.lru_cache(maxsize=32)
 def _healpix(nside: int) -> HEALPix:
+    from astropy_healpix import HEALPix
+
     return HEALPix(nside=nside, order="nested")
 
 
