@@ -539,6 +539,7 @@ def _fetched(whole: Path, stub: Path, url: str, scratch: Scratch, identity: File
                     fcntl.flock(descriptor, fcntl.LOCK_SH)
                 scratch.store.download(url, temporary, unknown)
                 if unknown.n_bytes < 0:  # The server does not say how large it is.
+                    scratch.count(temporary.stat().st_size)
                     write_stub(stub, FileIdentity(temporary.stat().st_size, identity.mtime_ns))
                 settle(temporary, whole, identity)
                 return hold(whole)
