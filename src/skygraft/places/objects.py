@@ -74,7 +74,7 @@ class Objects:
         if client is None:
             from obstore.store import S3Store
 
-            options = {
+            options: Any = {
                 "timeout": timedelta(seconds=timeout),
                 "connect_timeout": timedelta(seconds=min(timeout, 60.0)),
                 "allow_http": True,
@@ -153,9 +153,9 @@ class Objects:
         import obstore
 
         with Path(target).open("wb") as file:
-            pieces = iter(())
             with _named_errors(url):
-                pieces = iter(obstore.get(self._client(timeout), _key(url)).stream(_PIECE))
+                found: Any = obstore.get(self._client(timeout), _key(url))
+                pieces = iter(found.stream(_PIECE))
             while True:
                 with _named_errors(url):
                     piece = next(pieces, None)
@@ -215,7 +215,7 @@ class Objects:
         except InvalidPathError:
             listed: dict[str, Any] = self._spare().find(folder, detail=True, timeout=timeout)
             return listed
-        return _without_marks(found)
+        return _without_marks(found, f"{self.bucket}/{_key(folder)}")
 
     def ls(self, folder: str, *, detail: bool = True, timeout: float) -> list[dict[str, Any]]:
         """Return the objects of a folder, without those of folders in it."""
@@ -232,16 +232,16 @@ class Objects:
             return odd
         inner = {f"{self.bucket}/{name.rstrip('/')}" for name in listed["common_prefixes"]}
         files = [self._described(meta) for meta in listed["objects"]]
-        files = [one for one in files if one["size"] or one["name"] not in inner]
+        files = [one for one in files if one["size"] or one["name"] not in {*inner, f"{self.bucket}/{_key(folder)}"}]
         return files + [{"name": name, "size": 0, "type": "directory"} for name in sorted(inner)]
 
     def invalidate_cache(self, path: str | None = None) -> None:
         """Nothing is kept."""
 
 
-def _without_marks(found: dict[str, Any]) -> dict[str, Any]:
+def _without_marks(found: dict[str, Any], top: str) -> dict[str, Any]:
     """Leave out empty objects that stand for folders: keys that end in a slash, which obstore does not show."""
-    folders = {name[:at] for name in found for at in _slashes(name)}
+    folders = {top, *(name[:at] for name in found for at in _slashes(name))}
     return {name: one for name, one in found.items() if one["size"] or name not in folders}
 
 
@@ -375,7 +375,7 @@ def _has_profiles(own: dict[str, str]) -> bool:
 
 def _session() -> Any:
     try:
-        import botocore.session
+        import botocore.session  # type: ignore[import-untyped]
     except ImportError:
         return None
     return botocore.session.Session()

@@ -33,7 +33,7 @@ DEFAULT_BYTES = 50 << 30
 """Size of the copies of whole files, unless it is given: at most this, and half of what is free."""
 _SETTINGS = "settings.json"
 _USED = "used"
-"""File with the size of all copies, and when they were looked at. What is removed by hand counts until they are again."""
+"""The size of all copies, and when they were looked at; what is removed by hand counts until they are again."""
 _LOOK_SECONDS = 600.0
 _REMOVED_AT_ONCE = 16
 _IN_USE_SECONDS = 600.0
@@ -152,7 +152,7 @@ class Scratch:
                             yield status.st_atime, status.st_size, entry.path
 
     def make_room(self, n_bytes: int, url: str) -> None:
-        """Remove copies that nobody uses, the least recently used first, until another file fits, and count it as there.
+        """Remove copies that nobody uses, the least recently used first, until another file fits, and count that file.
 
         Raises
         ------
