@@ -1,11 +1,13 @@
-"""Processor time of a campaign from S3 to S3, killed at random and resumed, against the same on files.
+"""Processor time of a campaign from S3 to S3, killed at random and resumed, against the same on files, killed and not.
 
     uv run python tests/benchmarks/bench_places.py --images 200 --size 1024 --kills 3
 
 The server (moto) is a process of this machine; its own time is not counted. Each run is a process of its own, which
 draws the images itself, and whose processor time is that of `resource.getrusage`. Runs are killed when random numbers
-of images are done; each loses the image at hand and pays its start again. The first run of all only compiles. Images,
-masks and truth must have the same bytes.
+of images are done, on files and in the store when the same ones are; each loses the image at hand and pays its start
+again. The first run of all only compiles. In the store the scratch folder is removed before the last run, as on another
+machine. Images, masks and truth must have the same bytes. Each pair of numbers is repeated in turn, because the
+processor time of a busy machine varies.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import os
 import random
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +40,7 @@ from skygraft.catalog import write_catalog
 _RUN = "import sys; from skygraft.campaign import Campaign; print(Campaign.from_yaml(sys.argv[1]).run(n_workers=0))"
 
 
-def run(path: Path, kill_at: int | None = None, bucket: Bucket | None = None) -> float:
+def run(path: Path, kill_at: int | None = None, n_done: Callable[[], int] | None = None) -> float:
     """Run a campaign in a process; returns its processor time, seconds.
 
     Parameters
@@ -44,28 +48,34 @@ def run(path: Path, kill_at: int | None = None, bucket: Bucket | None = None) ->
     path : Path
         Its YAML file.
     kill_at : int, optional
-        Number of records in the bucket at which the process is killed.
-    bucket : Bucket, optional
-        Where they are.
+        Number of records at which the process is killed.
+    n_done : callable, optional
+        Counts them.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen([sys.executable, "-c", _RUN, str(path)], stdout=subprocess.PIPE, text=True)
     if kill_at is not None:
-        assert bucket is not None
-        while n_records(bucket) < kill_at:
+        assert n_done is not None
+        while n_done() < kill_at:
             assert process.poll() is None, "the run ended before it was killed"
             time.sleep(random.uniform(0.02, 0.2))
         process.kill()
     said = process.communicate()[0]
-    if kill_at is None:
-        assert process.returncode == 0, said
-        print(said.splitlines()[0])
+    assert kill_at is not None or process.returncode == 0, said
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def n_records(bucket: Bucket) -> int:
-    return sum(key.endswith(".json") for key in bucket.keys("out/records/"))
+def run_killed(path: Path, places: list[int], n_done: Callable[[], int], *, scratch: Path | None = None) -> list[float]:
+    """Run a campaign to its end, killed when so many images are done; returns the processor time of each run."""
+    spent = [run(path, kill_at=at, n_done=n_done) for at in places]
+    if places and scratch is not None:
+        shutil.rmtree(scratch)  # another machine
+    return [*spent, run(path)]
+
+
+def records_of(names: Iterable[str]) -> int:
+    return sum(name.endswith(".json") for name in names)
 
 
 def write_stars(path: Path, n: int, size: int) -> None:
@@ -86,6 +96,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--stars", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
@@ -104,9 +115,9 @@ def main() -> None:
             shutil.copy(first, folder / f"raw/image-{i:03}.fits")
             fits.setval(folder / f"raw/image-{i:03}.fits", "EXPNUM", value=500 + i)
         run(write_tiny_campaign(folder / "compile", 1))
-        local = run(path)
-        start = run(path)
-        print(f"files: {local:.1f} s of processor time; a run with nothing to do: {start:.1f} s")
+        out = folder / "out"
+        places = sorted(rng.sample(range(1, arguments.images), arguments.kills))
+        print(f"killed when {places} of {arguments.images} images are done")
         with s3_server(keep_alive=True) as endpoint:
             bucket = Bucket(endpoint, "bench")
             bucket.put(folder / "raw", "raw/")
@@ -121,20 +132,42 @@ def main() -> None:
             }
             there = folder / "there.yaml"
             there.write_text(yaml.safe_dump(content))
-            spent = []
-            for at in sorted(rng.sample(range(1, arguments.images), arguments.kills)):
-                spent.append(run(there, kill_at=at, bucket=bucket))
-                print(f"killed when {n_records(bucket)} of {arguments.images} images were done")
-            if arguments.kills:
-                shutil.rmtree(folder / "scratch")  # another machine
-            spent.append(run(there))
-            total = sum(spent)
-            print(f"S3, killed {arguments.kills} times: {total:.1f} s ({', '.join(f'{s:.1f}' for s in spent)})")
-            again = arguments.kills * start
-            print(
-                f"ratio {total / local:.2f}; without the {arguments.kills} further starts {(total - again) / local:.2f}"
-            )
-            out = folder / "out"
+            times: dict[str, list[float]] = {}
+
+            def note(what: str, spent: list[float]) -> None:
+                times.setdefault(what, []).append(sum(spent))
+                print(f"{what}: {sum(spent):.1f} s ({', '.join(f'{s:.1f}' for s in spent)})", flush=True)
+
+            def done_here() -> int:
+                return records_of(path.name for path in (out / "records").rglob("*"))
+
+            def done_there() -> int:
+                return records_of(bucket.keys("out/records/"))
+
+            def clear() -> None:
+                shutil.rmtree(out, ignore_errors=True)
+                shutil.rmtree(folder / "scratch", ignore_errors=True)
+                for key in bucket.keys("out/"):
+                    bucket.fs.rm_file(f"bench/{key}")
+
+            for _ in range(arguments.repeat):
+                clear()
+                note("S3", [run(there)])
+                note("S3, nothing to do", [run(there)])
+                note("files", [run(path)])
+                note("files, nothing to do", [run(path)])
+                clear()
+                note("S3, killed", run_killed(there, places, done_there, scratch=folder / "scratch"))
+                note("files, killed", run_killed(path, places, done_here))
+            best = {what: statistics.median(spent) for what, spent in times.items()}
+            for one, other in (
+                ("S3", "files"),
+                ("S3, nothing to do", "files, nothing to do"),
+                ("S3, killed", "files, killed"),
+                ("S3, killed", "files"),
+                ("files, killed", "files"),
+            ):
+                print(f"({one}) / ({other}): {best[one] / best[other]:.2f}")
             wanted = {
                 p.relative_to(out).as_posix(): p.read_bytes()
                 for base in ("images", "records")

@@ -6,6 +6,7 @@ import http.client
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -22,11 +23,14 @@ class Proxy:
         without an answer, "cut" to end it half-way through the answer.
     seen : list of (str, str)
         Methods and paths of all requests.
+    headers : list of email.message.Message
+        Their headers.
     """
 
     def __init__(self) -> None:
         self.judge: Callable[[str, str], str] = lambda method, path: ""
         self.seen: list[tuple[str, str]] = []
+        self.headers: list[Message] = []
         self.url = ""
 
 
@@ -43,6 +47,7 @@ def proxy_of(server: str) -> Iterator[Proxy]:
         def _pass(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             proxy.seen.append((self.command, self.path))
+            proxy.headers.append(self.headers)
             verdict = proxy.judge(self.command, self.path)
             if verdict == "lose":
                 self.close_connection = True

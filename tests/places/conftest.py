@@ -13,16 +13,18 @@ from skygraft.places import Scratch, Storage, copies, scratch, stores
 
 
 @pytest.fixture(autouse=True)
-def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("SKYGRAFT_SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setattr(stores, "_FIRST_WAIT", 0.001)
-    scratch.use_scratch(None)
-    copies._seen.clear()
-    yield
-    scratch.use_scratch(None)
-    copies._seen.clear()
+def own_scratch(tmp_path: Path) -> Iterator[None]:
+    # Not the fixture of the tests, some of which undo what they set.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKYGRAFT_SCRATCH", str(tmp_path / "scratch"))
+        patch.setenv("AWS_ACCESS_KEY_ID", KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.setattr(stores, "_FIRST_WAIT", 0.001)
+        scratch.use_scratch(None)
+        copies._seen.clear()
+        yield
+        scratch.use_scratch(None)
+        copies._seen.clear()
 
 
 @pytest.fixture

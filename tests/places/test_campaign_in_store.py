@@ -163,9 +163,16 @@ def test_killed_anywhere_and_resumed_on_another_machine(
     for key in records:  # what a record says is there
         outputs = json.loads(setting.bucket.get(f"results/tiny/{key}"))["outputs"]
         assert outputs.keys() <= {*setting.keys()}
-    machine = "one" if place % 2 else "two"
-    summary = setting.campaign(machine).run(n_workers=0)
+    read, download = [], Store.download
+
+    def noted(store: Store, url: str, *rest: Any) -> None:
+        read.append(url)
+        download(store, url, *rest)
+
+    monkeypatch.setattr(Store, "download", noted)
+    summary = setting.campaign("two").run(n_workers=0)
     assert summary.n_done == N_IMAGES - len(records) and summary.n_remaining == 0
+    assert not [url for url in read if "/results/tiny/images/" in url]  # what is done is not read again
     setting.check()
 
 

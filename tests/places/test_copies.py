@@ -310,6 +310,36 @@ def test_a_copy_in_use_stays_and_a_full_folder_is_named(web: FileServer, tmp_pat
         other.communicate("\n")
 
 
+@pytest.mark.parametrize("max_bytes", [6400, 0])
+def test_room_is_made_without_looking_at_all_copies_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_bytes: int
+) -> None:
+    limited, looks = Scratch(tmp_path / "small", max_bytes=max_bytes), []
+    limited.make()
+    look = Scratch._copies
+
+    def looked(scratch: Scratch) -> object:
+        looks.append(1)
+        return look(scratch)
+
+    monkeypatch.setattr(Scratch, "_copies", looked)
+    for i in range(300):
+        url = f"s3://bucket/{i:03}"
+        limited.make_room(100, url)
+        path = limited.path(url, "files")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(100))
+        os.utime(path, (i, i))
+        assert sum(p.stat().st_size for p in path.parent.iterdir()) <= (max_bytes or 30_000)
+    left = sorted(p.name for p in path.parent.iterdir())
+    assert left == [f"{i:03}" for i in range(300 - len(left), 300)] and len(left) > (55 if max_bytes else 299)
+    assert len(looks) < (80 if max_bytes else 2)
+    # What disappears by other hands, or is not counted, is found when room is needed.
+    for p in path.parent.iterdir():
+        p.unlink()
+    limited.make_room(5000, "s3://bucket/large")
+
+
 def test_a_file_larger_than_the_folder_is_named(web: FileServer, tmp_path: Path) -> None:
     (web.folder / "a").write_bytes(bytes(1000))
     limited = Scratch(tmp_path / "small", max_bytes=250)

@@ -15,7 +15,7 @@ import re
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -149,8 +149,13 @@ def _look_at_file(stub: Path) -> None:
 
 def _look_into(folder: Path) -> None:
     """Bring the stubs of a folder up to date."""
-    url, scratch = _url(folder), scratch_of(folder)
-    found = {note(file, identity, scratch).name for file, identity in scratch.store.listing(url).items()}
+    scratch = scratch_of(folder)
+    _note_folder(folder, scratch.store.listing(_url(folder)), scratch)
+
+
+def _note_folder(folder: Path, files: Mapping[str, FileIdentity], scratch: Scratch) -> None:
+    """Bring the stubs of a folder up to date with all files that it has, by URL."""
+    found = {note(url, identity, scratch).name for url, identity in files.items()}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
             gone = entry.name not in found and not entry.name.endswith(".tmp")
@@ -276,7 +281,15 @@ def find_copies(pattern: str, scratch: Scratch | None = None) -> list[Path]:
     matches = re.compile(_regular(rest)).fullmatch
     found = scratch.store.listing(top, deep="/" in rest)
     start = len(top) + 1
-    return sorted(note(url, identity, scratch) for url, identity in found.items() if matches(url[start:]))
+    matching = {url for url in found if matches(url[start:])}
+    # All of their folders: what lies beside an image will be asked for.
+    folders: dict[str, dict[str, FileIdentity]] = {url.rpartition("/")[0]: {} for url in matching}
+    for url, identity in found.items():
+        if (files := folders.get(url.rpartition("/")[0])) is not None:
+            files[url] = identity
+    for folder, files in folders.items():
+        _note_folder(scratch.path(folder), files, scratch)
+    return sorted(map(scratch.path, matching))
 
 
 def _regular(pattern: str) -> str:
@@ -526,6 +539,7 @@ def _fetched(whole: Path, stub: Path, url: str, scratch: Scratch, identity: File
                     fcntl.flock(descriptor, fcntl.LOCK_SH)
                 scratch.store.download(url, temporary, unknown)
                 if unknown.n_bytes < 0:  # The server does not say how large it is.
+                    scratch.count(temporary.stat().st_size)
                     write_stub(stub, FileIdentity(temporary.stat().st_size, identity.mtime_ns))
                 settle(temporary, whole, identity)
                 return hold(whole)

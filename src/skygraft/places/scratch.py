@@ -32,6 +32,10 @@ __all__ = ["DEFAULT_BYTES", "Scratch", "default_folder", "default_scratch", "hol
 DEFAULT_BYTES = 50 << 30
 """Size of the copies of whole files, unless it is given: at most this, and half of what is free."""
 _SETTINGS = "settings.json"
+_USED = "used"
+"""The size of all copies, and when they were looked at; what is removed by hand counts until they are again."""
+_LOOK_SECONDS = 600.0
+_REMOVED_AT_ONCE = 16
 _IN_USE_SECONDS = 600.0
 """Where files cannot be locked, one that was asked for so recently counts as in use."""
 _UNLOCKED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
@@ -127,12 +131,12 @@ class Scratch:
 
     # -- room
 
-    def limit(self) -> int:
-        """Largest size of all copies, bytes."""
+    def _limit(self, used: int) -> int:
+        """Largest size of all copies, bytes, where so many are used."""
         if self.max_bytes:
             return self.max_bytes
         status = os.statvfs(self.folder)
-        return min(DEFAULT_BYTES, self._used() + status.f_bavail * status.f_frsize // 2)
+        return min(DEFAULT_BYTES, used + status.f_bavail * status.f_frsize // 2)
 
     def _copies(self) -> Iterator[tuple[float, int, str]]:
         """Time of last use, size and name of all copies of whole files, of all options."""
@@ -147,42 +151,56 @@ class Scratch:
                             status = entry.stat(follow_symlinks=False)
                             yield status.st_atime, status.st_size, entry.path
 
-    def _used(self) -> int:
-        return sum(size for _, size, _ in self._copies())
-
     def make_room(self, n_bytes: int, url: str) -> None:
-        """Remove copies that nobody uses, the least recently used first, until another file fits.
+        """Remove copies that nobody uses, the least recently used first, until another file fits, and count that file.
 
         Raises
         ------
         PlaceError
             If it does not: the limit is too small, or what is there is in use.
         """
-        limit = self.limit()
-        if n_bytes > limit:
-            raise PlaceError(
-                f"the file has {n_bytes:,} bytes, and the scratch folder {self.folder} may hold {limit:,}",
-                path=url,
-                fix="Raise scratch.max_bytes, or put scratch.folder where there is more room",
-            )
-        with self.locked("room"):
+        with self.locked("room") as folder:
+            noted = folder / _USED
+            # Not all copies are looked at for each new one: that would take a time that grows as the square of them.
+            used = _read_used(noted)
+            if used is not None and used + n_bytes <= self._limit(used):
+                _add_used(noted, n_bytes)
+                return
             copies = sorted(self._copies())
             used = sum(size for _, size, _ in copies)
+            limit = self._limit(used)
+            if n_bytes > limit:
+                raise PlaceError(
+                    f"the file has {n_bytes:,} bytes, and the scratch folder {self.folder} may hold {limit:,}",
+                    path=url,
+                    fix="Raise scratch.max_bytes, or put scratch.folder where there is more room",
+                )
+            # Of many, more are removed than is needed, for the same reason.
+            more = len(copies) // _REMOVED_AT_ONCE if used + n_bytes > limit else 0
             for last_used, size, path in copies:
                 if used + n_bytes <= limit:
-                    return
+                    if not more:
+                        break
+                    more -= 1
                 used -= size if _remove_unused(path, last_used) else 0
-        if used + n_bytes > limit:
-            raise PlaceError(
-                f"the scratch folder {self.folder} is full: it may hold {limit:,} bytes, {used:,} are in use by "
-                f"running processes, and this file has {n_bytes:,}",
-                path=url,
-                fix="Raise scratch.max_bytes, or use fewer workers on this machine",
-            )
+            if used + n_bytes <= limit:
+                noted.write_text(f"{used + n_bytes} {int(time.time())}", encoding="ascii")
+                return
+        raise PlaceError(
+            f"the scratch folder {self.folder} is full: it may hold {limit:,} bytes, {used:,} are in use by "
+            f"running processes, and this file has {n_bytes:,}",
+            path=url,
+            fix="Raise scratch.max_bytes, or use fewer workers on this machine",
+        )
+
+    def count(self, n_bytes: int) -> None:
+        """Count bytes of a copy whose size was not known when room was made for it."""
+        with self.locked("room") as folder:
+            _add_used(folder / _USED, n_bytes)
 
     @contextlib.contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """Hold one of the locks of the folder, between processes of this machine."""
+    def locked(self, name: str) -> Iterator[Path]:
+        """Hold one of the locks of the folder, between processes of this machine; yields where they are."""
         folder = Path(self.base).parent / "locks"
         folder.mkdir(exist_ok=True)
         descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -190,9 +208,24 @@ class Scratch:
             # File systems without locks: two processes may then fetch the same file, which costs time only.
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            yield folder
         finally:
             os.close(descriptor)
+
+
+def _read_used(noted: Path) -> int | None:
+    """Bytes that were counted; None where that is not known, or copies were not looked at for a while."""
+    with contextlib.suppress(OSError, ValueError):
+        used, looked = noted.read_text(encoding="ascii").split()
+        if 0 <= time.time() - int(looked) < _LOOK_SECONDS:
+            return int(used)
+    return None
+
+
+def _add_used(noted: Path, n_bytes: int) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        used, looked = noted.read_text(encoding="ascii").split()
+        noted.write_text(f"{int(used) + n_bytes} {looked}", encoding="ascii")
 
 
 def _subfolders(folder: str) -> list[str]:

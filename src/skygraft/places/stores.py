@@ -7,9 +7,11 @@ neither taken nor given by anything here.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import itertools
+import math
 import os
 import random
 import re
@@ -24,6 +26,7 @@ from typing import Any
 from skygraft.disk import FileIdentity
 from skygraft.errors import ConfigError, PlaceError, PlaceNotFoundError, SkygraftError
 from skygraft.place_names import redacted
+from skygraft.places.objects import Objects, is_ordinary, open_bucket
 from skygraft.places.urls import extra_of, scheme_of, split_url
 
 __all__ = ["READ_ONLY", "Storage", "Store"]
@@ -100,16 +103,26 @@ class Store:
     storage: Storage = field(default_factory=Storage)
 
     def filesystem(self, url: str) -> Any:
-        """Return the fsspec filesystem of a URL.
+        """Return what reads and writes a URL: a filesystem of fsspec, or the objects of a bucket.
 
         Raises
         ------
         ConfigError
             If its backend is not installed.
         """
+        scheme = scheme_of(url)
+        if scheme == "s3":
+            _, bucket, key = split_url(url)
+            if is_ordinary(key) and (objects := open_bucket(self.storage, bucket, self._by_fsspec_s3)) is not None:
+                return objects
+        return self._by_fsspec(scheme, url)
+
+    def _by_fsspec_s3(self) -> Any:
+        return self._by_fsspec("s3", "s3://")
+
+    def _by_fsspec(self, scheme: str, url: str) -> Any:
         import fsspec
 
-        scheme = scheme_of(url)
         try:
             # fsspec keeps filesystems by options, process and thread, and makes new ones after a fork.
             return fsspec.filesystem(scheme, **self.storage.options(scheme))
@@ -413,6 +426,10 @@ def _limited(method: Callable[..., Any], n_bytes: int = 0) -> Callable[..., Any]
 
     Backends wait for some answers without any limit, such as for leave to send the content of a file.
     """
+    if isinstance(getattr(method, "__self__", None), Objects):
+        # Few limits, because each has connections of its own: five minutes, ten, twenty.
+        doublings = math.ceil(math.log2(1 + max(n_bytes, 0) / _SLOWEST / _PATIENCE) - 0.1)
+        return functools.partial(method, timeout=_PATIENCE * 2 ** max(doublings, 0))
     if not inspect.iscoroutinefunction(getattr(method, "__wrapped__", None)):
         return method  # not of network: fsspec gives those that are a `timeout`
 

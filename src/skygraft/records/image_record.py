@@ -12,6 +12,7 @@ import orjson
 from skygraft.dataset import dataset_id
 from skygraft.errors import CampaignError
 from skygraft.json_text import parse_json
+from skygraft.place_names import is_copy
 from skygraft.places import beneath, refresh
 from skygraft.records.files import Layout, digest, write_json
 from skygraft.records.image_summary import ImageStatus, ImageSummary
@@ -190,7 +191,14 @@ def is_untouched(record: dict[str, Any], path: Path, layout: Layout, known: obje
     if isinstance(known, ImageSummary) and known.output_times:
         times = dict(zip(known.outputs, known.output_times, strict=False))
         return [times.get(name) for name in names] == [*now, written]
-    return all(time <= written for time in now)
+    return all(_not_later(time, written, layout) for time in now)
+
+
+def _not_later(time: int, written: int, layout: Layout) -> bool:
+    """True if a time of last change is none after that of the record."""
+    # Below a second, times of a store stand for the content and tell nothing of the order.
+    unit = 10**9 if is_copy(layout.root) else 1
+    return time // unit <= written // unit
 
 
 def changes(record: dict[str, Any], image: PlannedImage, root: Path, settings: dict[str, Any]) -> list[str]:
@@ -279,7 +287,8 @@ def summarise(
         closure_mag=closure.get("median_mag"),
         inputs=record["inputs"],
         outputs=outputs,
-        output_times=[time if checked or time <= written.mtime_ns else 0 for time in times] + [written.mtime_ns],
+        output_times=[time if checked or _not_later(time, written.mtime_ns, layout) else 0 for time in times]
+        + [written.mtime_ns],
         catalog=record["catalog"],
         settings=digest(record["settings"]),
         code=record["code"],
