@@ -9,11 +9,12 @@ each in the order of BAND0, BAND1, ..., of which ``band`` chooses one; the other
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from skygraft.errors import CalibrationError, FormatError, PsfError
+from skygraft.errors import CalibrationError, FormatError, PsfError, UncalibratedImageError
 from skygraft.exposure import DataId
 from skygraft.fitsfile.open import is_fits
 from skygraft.formats.base import StrPath
@@ -99,13 +100,17 @@ class LegacyCutoutFormat(FitsFormat):
         self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         unit = given.unit or unit_of(opened.headers)
-        if given.zeropoint is None and abs(scale / _SCALE - 1) > _SCALE_TOLERANCE:
-            error = CalibrationError(
+        averaged = abs(scale / _SCALE - 1) > _SCALE_TOLERANCE
+        if averaged:
+            unit = given.unit or "nanomaggy, averaged"
+        if averaged and given.zeropoint is None:
+            error = UncalibratedImageError(
                 f"the cut-out has pixels of {scale:.4g} arcsec, and those of the coadds have {_SCALE}: averages of "
                 "nanomaggies per pixel, whose flux depends on how they were made",
                 path=opened.path,
                 hdu=opened.image.index,
-                fix=f"Fetch it with pixscale={_SCALE}, or give zeropoint= (the AB magnitude of one image unit)",
+                fix=f"Fetch it with pixscale={_SCALE}, or give zeropoint= (the AB magnitude of one image unit: "
+                f"{22.5 - 5 * math.log10(scale / _SCALE):.3f} for averages)",
             )
             return image_unit(opened.headers, unit).name, None, error
         return super()._photo_calib(opened, dataclasses.replace(given, unit=unit), exposure_time, scale)
