@@ -530,6 +530,18 @@ def test_vircam_rewrite_keeps_every_untouched_pixel(data_dir: Path, tmp_path: Pa
     np.testing.assert_array_equal((again.mask & 2) != 0, (exposure.mask & 2) != 0)
 
 
+def test_an_extver_that_is_no_number(tmp_path: Path) -> None:
+    """Cut-outs of grizli's mosaics call their only HDU F444W-CLEAR, SCI; their unit is 10 nJy."""
+    header = plain_header(150.0, 2.0, 20)
+    del header["MAGZERO"]
+    header.update({"EXTNAME": "F444W-CLEAR", "EXTVER": "SCI", "BUNIT": "10.0*nanoJansky"})
+    fits.PrimaryHDU(np.ones((20, 20), "f4"), header).writeto(path := tmp_path / "cutout.fits")
+    exposure = read_exposure(path)
+    assert exposure.photo_calib.zeropoint() == pytest.approx(28.9)
+    write_exposure(exposure, tmp_path / "out.fits")
+    assert fits.getheader(tmp_path / "out.fits")["EXTVER"] == "SCI"
+
+
 def test_hdus_by_name_and_version(tmp_path: Path) -> None:
     path = tmp_path / "two.fits"
     hdus = [fits.PrimaryHDU()]

@@ -294,6 +294,20 @@ def test_piff_files(image: Path, tmp_path: Path) -> None:
         assert np.abs(ours.kernels([x], [y])[0] - expected / expected.sum()).max() < 1e-6
 
 
+def test_a_package_that_a_piff_file_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DES's files hold WCS of the package pixmappy."""
+    piff = pytest.importorskip("piff")
+
+    def read(path: str) -> None:
+        raise ModuleNotFoundError("No module named 'pixmappy'", name="pixmappy")
+
+    monkeypatch.setattr(piff, "read", read)
+    table = fits.BinTableHDU(QTable({"type": ["Simple"]}), name="psf")
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path := tmp_path / "des_piff.fits")
+    with pytest.raises(PsfError, match=r"the package pixmappy, which is not installed.*pip install pixmappy"):
+        make_psf({"kind": "piff", "path": path, "allow_pickle": True}, SCALE)
+
+
 def write_campaign(folder: Path, psf: Any) -> Campaign:
     for visit, band in ((1, "g"), (2, "r"), (3, "r")):
         write_plain_image(folder / f"raw/{visit}.fits", RA, DEC, SIZE, seed=visit, EXPNUM=visit, FILTER=band)

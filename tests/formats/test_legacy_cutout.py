@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 from kits.coadd_tiles import write_brick, write_cutout
 from skygraft import inject
 from skygraft.catalog import normalize_catalog
-from skygraft.errors import CalibrationError, FormatError, PsfError
+from skygraft.errors import FormatError, PsfError
 from skygraft.formats import read_calibration, read_exposure, recognise_format, write_exposure
 from skygraft.formats.conformance import check_format
 from skygraft.formats.legacy_cutout import LegacyCutoutFormat
@@ -47,11 +47,7 @@ def test_cut_outs_without_the_kind_of_their_image(tmp_path, bands):
         header = hdus[0].header.copy()
         del header["IMAGETYP"]
         fits.PrimaryHDU(hdus[0].data, header).writeto(old)
-    if bands == "grz":
-        with pytest.raises(FormatError, match=r"a cube of several bands \(grz\)"):
-            read_exposure(old)
-        return
-    exposure = read_exposure(old)
+    exposure = read_exposure(old, **({"band": "r"} if bands == "grz" else {}))
     assert exposure.format == "legacy_cutout" and exposure.photo_calib.zeropoint() == pytest.approx(22.5)
     assert exposure.photo_calib.reference is PSF_MODEL and exposure.data_id.band == "r"
 
@@ -72,6 +68,41 @@ def test_what_is_injected_comes_back(tmp_path):
     y, x = np.mgrid[:64, :64]
     assert (added * x).sum() / added.sum() == pytest.approx(30.4, abs=1e-3)
     assert (added * y).sum() / added.sum() == pytest.approx(33.2, abs=1e-3)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_band_of_a_cube(tmp_path, packed):
+    """What the viewer gives unless it is asked for one band; the planes of other bands keep their pixels."""
+    path = write_cutout(tmp_path / "cutout.fits", "grz", mask=np.zeros((64, 64), np.int16))
+    if packed:
+        with fits.open(path) as hdus:
+            lossless = {"compression_type": "GZIP_2", "quantize_level": 0.0, "tile_shape": (1, 64, 64)}
+            tiled = [fits.CompImageHDU(hdu.data, hdu.header, **lossless) for hdu in hdus[:2]]
+            rest = fits.ImageHDU(hdus[2].data, hdus[2].header)
+            fits.HDUList([fits.PrimaryHDU(), *tiled, rest]).writeto(path := tmp_path / "cutout.fits.fz")
+    (tmp_path / "out").mkdir()
+    check_format(LegacyCutoutFormat(), path, tmp_path / "out", options={"band": "r"})
+    with fits.open(path) as hdus:
+        before = [hdu.data.astype(float) for hdu in hdus if hdu.data is not None]
+        ra, dec = WCS(fits.getheader(write_cutout(tmp_path / "r.fits"))).pixel_to_world_values(30.4, 33.2)
+    exposure = read_exposure(path, band="r", psf={"kind": "gaussian", "fwhm": "1 arcsec"})
+    assert exposure.data_id.band == "r" and exposure.photo_calib.zeropoint() == pytest.approx(22.5)
+    np.testing.assert_array_equal(exposure.image, before[0][1].astype(np.float32))
+    np.testing.assert_allclose(exposure.variance, 0.004**2, rtol=1e-6)
+    columns = {"injection_id": [1], "ra": [ra], "dec": [dec], "source_type": ["Star"], "mag_r": [19.0]}
+    injection = inject(exposure, normalize_catalog(Table(columns)), seed=1, gain=1e4)
+    out = tmp_path / path.name.replace("cutout", "out")
+    write_exposure(injection.exposure, out)
+    again = read_exposure(out, band="r")
+    np.testing.assert_array_equal(again.image, injection.exposure.image)
+    np.testing.assert_allclose(again.variance, injection.exposure.variance, rtol=1e-6)
+    with fits.open(out) as hdus:
+        after = [hdu.data.astype(float) for hdu in hdus if hdu.data is not None]
+    for old, new in zip(before[:2], after[:2], strict=True):
+        assert np.array_equal(old[[0, 2]], new[[0, 2]]) and not np.array_equal(old[1], new[1])
+    added = injection.exposure.image - exposure.image.astype(float)
+    np.testing.assert_allclose(after[0][1] - before[0][1], added, rtol=0, atol=1e-12)
+    assert 22.5 - 2.5 * np.log10(added.sum()) == pytest.approx(19.0, abs=0.05)
 
 
 def test_the_psf_of_the_viewer(tmp_path):
@@ -101,13 +132,19 @@ def test_an_image_that_does_not_say_its_scale_is_not_taken_for_one_of_a_coadd(tm
 
 def test_what_is_refused(tmp_path):
     cube = write_cutout(tmp_path / "cube.fits", "grz")
-    with pytest.raises(FormatError, match=r"a cube of several bands \(grz\)") as caught:
+    with pytest.raises(FormatError, match=r"a cube of several bands \(g, r, z\) of the .* viewer\.") as caught:
         read_exposure(cube)
-    assert "bands=r" in caught.value.fix
+    assert "band='g'" in caught.value.fix
+    with pytest.raises(FormatError, match="none of which is i"):
+        read_exposure(cube, band="i")
+    with fits.open(cube, mode="update") as hdus:
+        del hdus[0].header["BAND2"]
+    with pytest.raises(FormatError, match=r"shape \(3, 64, 64\), and its bands .* are g, r\."):
+        read_exposure(cube, band="r")
     wide = write_cutout(tmp_path / "wide.fits", scale=0.524)
-    with pytest.raises(CalibrationError, match=r"pixels of 0\.524 arcsec"):
-        read_exposure(wide)
-    assert read_exposure(wide, zeropoint=22.5).photo_calib.zeropoint() == pytest.approx(22.5)
+    missing = read_exposure(wide).extra["no_photo_calib"]
+    assert "pixels of 0.524 arcsec" in str(missing) and "20.995 for averages" in str(missing)
+    assert read_exposure(wide, zeropoint=20.995).photo_calib.zeropoint() == pytest.approx(20.995)
 
 
 def test_one_of_several_bands(tmp_path):

@@ -383,6 +383,19 @@ def test_missing_tables_rows_and_companions_are_said(tmp_path: Path) -> None:
     assert read_exposure(path, ccds=moved, weight=False).variance is None
 
 
+def test_a_table_with_its_search_tree_and_models_of_the_first_releases(tmp_path: Path) -> None:
+    """DR9 publishes the rows of a table also with a k-d tree; DR3 called the PSFs of all cameras decam-..."""
+    path = make_survey(tmp_path / "s", camera="90prime", expnum=75700123)
+    rows = Table.read(table := tmp_path / "s" / "survey-ccds-x.fits.gz")
+    tree = fits.BinTableHDU(Table({"kdtree_data_ccds": np.zeros((3, 4), np.uint8)}))
+    fits.HDUList([fits.PrimaryHDU(), fits.table_to_hdu(rows), tree]).writeto(tmp_path / "s/survey-ccds-x.kd.fits")
+    expected = read_exposure(path).photo_calib
+    table.unlink()
+    exposure = read_exposure(path)
+    assert exposure.photo_calib == expected
+    assert "calib/90prime/psfex/75700/75700123/decam-75700123-CCD1.fits" in str(exposure.extra["no_psf"])
+
+
 def test_recognised_by_name(tmp_path: Path) -> None:
     path = make_survey(tmp_path)
     assert recognise_format(path).name == "legacy_survey"

@@ -168,6 +168,22 @@ def test_a_frame_cut_out_has_the_mean_gain_and_no_variance(tmp_path: Path) -> No
     assert "NMGY" in read_exposure(path).extra["no_gain"]
 
 
+def test_a_resampled_frame_says_what_its_zeropoint_may_be(tmp_path: Path) -> None:
+    """Such as the frames on pixels of three that astropy's tutorials make colour pictures of."""
+    header = fits.getheader(write_sdss_frame(tmp_path / "whole.fits"))
+    for key in ("CD1_1", "CD1_2", "CD2_1", "CD2_2"):
+        header[key] *= 3
+    fits.writeto(path := tmp_path / "reprojected.fits", np.zeros((30, 40), np.float32), header)
+    exposure = read_exposure(path)
+    missing = exposure.extra["no_photo_calib"]
+    assert exposure.photo_calib is None and "pixels of 1.188 arcsec" in str(missing)
+    assert "22.5 if pixels were added up, 20.115 if they were averaged" in str(missing)
+    assert "resampled" in exposure.extra["no_gain"]
+    for zeropoint in (22.5, 20.115):
+        found = read_exposure(path, zeropoint=zeropoint).photo_calib
+        assert found.zeropoint() == pytest.approx(zeropoint) and found.aperture.radius_arcsec == 7.43
+
+
 def test_the_psf_is_that_of_the_field_s_psfield_file(tmp_path: Path) -> None:
     path = write_sdss_frame(tmp_path / SDSS_NAME)
     psfield = write_psfield(tmp_path / f"psField-{RUN:06d}-{CAMCOL}-{FIELD:04d}.fit")

@@ -146,8 +146,8 @@ def _same(before: Meaning, after: Meaning, lost: str) -> None:
         raise SilentError(f"the image's shape is another, and nothing was said of {lost}")
     for key, plane in before.planes.items():
         now = after.planes[key]
-        if now is None and plane is not None and before.kinds["format"] in ("fits", "sdss_frame"):
-            continue  # an ordinary FITS file may have such a plane or not; a frame cut out of another has no variance
+        if now is None and plane is not None and before.kinds["format"] in ("fits", "sdss_frame", "legacy_cutout"):
+            continue  # such a file may have the plane or not; a frame cut out of another has no variance
         if (now is None) != (plane is None):
             raise SilentError(f"the {key} plane is {'gone' if now is None else 'new'}, and nothing was said of {lost}")
         if now is not None and not np.array_equal(now, plane, equal_nan=now.dtype.kind == "f"):

@@ -144,6 +144,9 @@ SCALES = [
     {"CTYPE1": "RA---TAN", "CD1_1": -0.1 / 3600, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 0.1 / 3600},
     {"CDELT1": -0.1 / 3600, "CDELT2": 0.1 / 3600},
     {"CTYPE1": "RA---TAN", "CDELT1": -0.1, "CDELT2": 0.1, "CUNIT1": "arcsec"},
+    # GalSim's pixel scale and affine transform, in arcsec
+    {"GS_SCALE": 0.1, "CTYPE1": "LINEAR", "CD1_1": 0.1, "CD2_2": 0.1, "CD1_2": 0, "CD2_1": 0},
+    {"GS_WCS": "AffineTransform", "CTYPE1": "LINEAR", "CD1_1": 1e-5, "CD1_2": -0.1, "CD2_1": -0.1, "CD2_2": -1e-5},
 ]
 
 
@@ -153,6 +156,15 @@ def test_scale_of_the_samples_from_the_header(tmp_path, cards):
     psf = read_psf_image(path, 0.25, pixel_integrated=True)
     assert psf.oversampling == pytest.approx((2.5, 2.5))
     assert psf.kernels([0], [0]).sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_linear_axes_without_a_unit_say_nothing(tmp_path):
+    """A scale of one is GalSim's for pixels, and axes of others are not known to be angles."""
+    cards = {"CTYPE1": "LINEAR", "CD1_1": 1.0, "CD2_2": 1.0, "CD1_2": 0, "CD2_1": 0}
+    for more in ({"GS_SCALE": 1.0}, {"CD1_1": 0.1, "CD2_2": 0.1}):
+        path = write(tmp_path / f"{len(more)}.fits", (spot(41, 2.5, 1.2), cards | more))
+        with pytest.raises(PsfError, match="does not say how far apart"):
+            read_psf_image(path, 0.25, pixel_integrated=True)
 
 
 def test_counts_are_scaled_and_the_sum_is_noted(tmp_path):
@@ -298,6 +310,9 @@ def test_what_can_be_put_right_when_asked(tmp_path):
     assert abs((kernel * y).sum()) < 1e-3
 
     even = write(tmp_path / "even.fits", (spot(24, 1, 1.7, center=(12, 12)), {"PIXSCALE": 0.3}))
+    odd = write(tmp_path / "odd.fits", (spot(24, 1, 1.7, center=(10, 13)), {"PIXSCALE": 0.3}))
+    with pytest.raises(PsfError, match=r"center: \[10, 13\] \(column and row, from 0\) if it is the brightest sample"):
+        read_psf_image(odd, 0.3)
     assert read_psf_image(even, 0.3, center=(12, 12)).kernels([0], [0])[0].argmax() == 25 * 25 // 2
 
     high = write(tmp_path / "high.fits", (spot(35, 1, 1.7) + 1e-4, {"PIXSCALE": 0.3}))
@@ -315,6 +330,17 @@ def test_soft_bias_of_sdss_images(tmp_path):
     plain = write(tmp_path / "plain.fits", (image, {"PIXSCALE": 0.396}))
     with pytest.raises(PsfError, match="background of 1000"):
         read_psf_image(plain, 0.396)
+
+
+def test_an_image_of_the_core_only(tmp_path):
+    """Grids of which only the innermost samples were kept, as in the test data of photutils."""
+    core = np.stack([spot(49, 4)[22:27, 22:27]] * 4)
+    places = {f"DET_YX{i}": f"({y}, {x})" for i, (y, x) in enumerate([(0, 0), (0, 99), (99, 0), (99, 99)])}
+    path = write(tmp_path / "grid.fits", (core, STPSF | places))
+    with pytest.raises(PsfError, match=r"image 0 of the cube has a background.*of 5 x 5 samples.*insist: true"):
+        read_psf_image(path, NIRCAM)
+    psf = read_psf_image(path, NIRCAM, insist=True)
+    assert psf.oversampling == (4, 4) and 0.2 < psf.kernels([50], [50])[0].max() < 1
 
 
 def test_wide_wings_are_no_background(tmp_path):

@@ -193,6 +193,10 @@ def test_truncated(folder: Path, pair: ImagePair) -> None:
         )
     with pytest.raises(CorruptFileError, match="SEXNFIN"):
         detections(folder, pair, "cats/cut.cat")
+    at = content.index(b"END", content.index(b"SIMPLE", 2880))
+    (folder / "cats/bytes.cat").write_bytes(content[:at] + b"\xff" + content[at + 1 :])
+    with pytest.raises(CatalogError, match=r"bytes\.cat\[1\].*the image's header.* is no text"):
+        detections(folder, pair, "cats/bytes.cat")
     run_sextractor(pair.after.path or Path(), folder / "cats/text.cat", "ASCII_HEAD")
     text = (folder / "cats/text.cat").read_text()
     (folder / "cats/text.cat").write_text(text[: len(text) - 40])

@@ -49,6 +49,7 @@ from skygraft.formats.fits_layout import (
     inherited_headers,
     is_flat,
     list_hdus,
+    planes_of_cubes,
     renamed,
     split_name,
 )
@@ -308,7 +309,7 @@ class FitsFormat(Format):
         return write_planes(exposure, layout, renamed(layout, Path(path)), new_masks=masks, overwrite=overwrite)
 
     def _open(self, path: StrPath, given: FitsOptions) -> OpenedImage:
-        hdus = list_hdus(path)
+        hdus = self._hdus(path, given)
         refuse_archive(Path(path), hdus)
         if given.hdu is None:
             refuse_product(Path(path))
@@ -319,6 +320,10 @@ class FitsFormat(Format):
         elif given.psf is not None:
             layout = dataclasses.replace(layout, psf=None)
         return OpenedImage(layout.image.path, layout, hdus, inherited_headers(hdus, layout.image.hdu))
+
+    def _hdus(self, path: StrPath, given: FitsOptions) -> tuple[HduInfo, ...]:
+        """The HDUs among which the planes are looked for."""
+        return list_hdus(path)
 
     def _further(self, opened: OpenedImage, given: FitsOptions) -> dict[str, Any]:
         """Further entries of `Exposure.extra`."""
@@ -440,5 +445,7 @@ class FitsFormat(Format):
         if isinstance(layout, FitsLayout):
             if layout.image.path == like:
                 return layout
-            return find_layout(like, PlaneOptions(hdu=layout.image.hdu), list_hdus(like))
+            hdus = list_hdus(like)
+            hdus = hdus if layout.image.slab is None else planes_of_cubes(hdus, layout.image.slab)
+            return find_layout(like, PlaneOptions(hdu=layout.image.hdu), hdus)
         return find_layout(like, PlaneOptions(), list_hdus(like))

@@ -7,6 +7,7 @@ An HDU is a plane if its EXTNAME is one of `HDU_NAMES`. A file in the directory 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -36,6 +37,7 @@ __all__ = [
     "find_layout",
     "is_flat",
     "list_hdus",
+    "planes_of_cubes",
     "split_name",
 ]
 
@@ -77,13 +79,15 @@ class HduInfo:
     name : str
         EXTNAME, upper case; "" if it has none.
     version : int
-        EXTVER.
+        EXTVER; 1 where that is no number (grizli writes 'SCI').
     shape : tuple of int or None
         Shape of its image, without axes of length one before the last two; None if it contains no image.
     header : Header
         Its header; for a compressed image, the header of the image.
     tile_shape : tuple of int or None
         Shape of its tiles; None if it is not compressed.
+    slab : int or None
+        Which plane of its cube this describes; None for the whole HDU. See `planes_of_cubes`.
     """
 
     index: int
@@ -92,10 +96,11 @@ class HduInfo:
     shape: tuple[int, ...] | None
     header: fits.Header
     tile_shape: tuple[int, ...] | None
+    slab: int | None = None
 
     def plane(self, role: Role, path: Path) -> Plane:
         """Return the HDU as a plane of some role in the file `path`."""
-        return Plane(role, path, self.index, self.tile_shape)
+        return Plane(role, path, self.index, self.tile_shape, self.slab)
 
     def __str__(self) -> str:
         what = "no image" if self.shape is None else "x".join(str(n) for n in reversed(self.shape)) + " image"
@@ -116,12 +121,15 @@ class Plane:
         Its HDU in that file.
     tile_shape : tuple of int or None
         Shape of its tiles; None if it is not compressed.
+    slab : int or None
+        Which plane of a cube it is; None for an HDU that holds one plane.
     """
 
     role: Role
     path: Path
     hdu: int
     tile_shape: tuple[int, ...] | None
+    slab: int | None = None
 
 
 @dataclass(frozen=True)
@@ -219,8 +227,25 @@ def _list_hdus(path: str, n_bytes: int, mtime_ns: int) -> tuple[HduInfo, ...]:
             if further > 0 and set(shape[:further]) == {1}:
                 shape, tiles = shape[further:], tiles and tiles[further:]
             name, header = str(hdu.name).upper(), hdu.header.copy()
-            found.append(HduInfo(index, name, int(hdu.ver), shape or None, header, tiles))
+            found.append(HduInfo(index, name, _version(hdu.ver), shape or None, header, tiles))
         return tuple(found)
+
+
+def _version(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return 1
+
+
+def planes_of_cubes(hdus: Sequence[HduInfo], slab: int) -> tuple[HduInfo, ...]:
+    """Return the HDUs of a file with one plane of each cube in place of the cube."""
+    return tuple(
+        hdu
+        if hdu.shape is None or len(hdu.shape) != 3
+        else dataclasses.replace(hdu, shape=hdu.shape[1:], tile_shape=None, slab=slab)
+        for hdu in hdus
+    )
 
 
 def inherited_headers(hdus: Sequence[HduInfo], index: int) -> Headers:

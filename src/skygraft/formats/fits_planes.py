@@ -45,6 +45,8 @@ def read_pixels(plane: Plane) -> tuple[NDArray[Any], fits.Header]:
     if data is None:
         with open_fits(plane.path, memmap=False) as hdus:
             data = hdus[plane.hdu].data.reshape(info.shape)
+    if plane.slab is not None:
+        data = data[plane.slab]
     return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("=")), info.header
 
 

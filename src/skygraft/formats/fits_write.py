@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import shutil
@@ -101,8 +102,8 @@ def write_planes(
             continue
         pixels, new_cards = _new_pixels(exposure, plane, known=tiles is not None)
         if pixels is not None:
-            new.setdefault(plane.path, {})[plane.hdu] = pixels
-            if tiles is not None and plane.role not in ("weight", "rms"):
+            new.setdefault(plane.path, {})[plane.hdu] = pixels if plane.slab is None else _in_cube(pixels, plane)
+            if tiles is not None and plane.slab is None and plane.role not in ("weight", "rms"):
                 # A changed variance may leave a weight or rms plane unchanged, so these are compared themselves.
                 touched.setdefault(plane.path, {})[plane.hdu] = tiles
         if new_cards:
@@ -128,6 +129,13 @@ def write_planes(
                     output.unlink(missing_ok=True)
         raise
     return written
+
+
+def _in_cube(pixels: NDArray[Any], plane: Plane) -> NDArray[Any]:
+    """The cube that a plane is of, with new pixels for the plane."""
+    cube = read_pixels(dataclasses.replace(plane, slab=None))[0].copy()
+    cube[plane.slab] = pixels
+    return cube
 
 
 def _packed_otherwise(source: Path, target: Path) -> bool:

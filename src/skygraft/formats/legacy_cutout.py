@@ -1,24 +1,26 @@
-"""Cut-outs of Legacy Surveys coadds, as the sky viewer makes them (``fits-cutout`` with one band, ``subimage``).
+"""Cut-outs of Legacy Surveys coadds, as the sky viewer makes them (``fits-cutout``, ``subimage``).
 
 The viewer (repository legacysurvey/imagine) writes SURVEY, VERSION, BANDS (or BAND) and IMAGETYP (IMAGE, INVVAR,
 MASKBITS: one HDU each); cut-outs from before it had weights and masks have no IMAGETYP. Pixels are nanomaggies at the
-coadds' own scale, 0.262 arcsec; at another scale they are averages. A cube of several bands is refused.
+coadds' own scale, 0.262 arcsec; at another scale they are averages. Of several bands it writes a cube, with a plane for
+each in the order of BAND0, BAND1, ..., of which ``band`` chooses one; the others are carried over unchanged.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from skygraft.errors import CalibrationError, FormatError, PsfError
+from skygraft.errors import CalibrationError, FormatError, PsfError, UncalibratedImageError
 from skygraft.exposure import DataId
 from skygraft.fitsfile.open import is_fits
 from skygraft.formats.base import StrPath
 from skygraft.formats.brick_files import MASKBITS, VIEWER_SURVEYS, find_brick_file
 from skygraft.formats.fits import FitsFormat, FitsOptions, OpenedImage
-from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus
+from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus, planes_of_cubes
 from skygraft.formats.fits_units import image_unit
 from skygraft.formats.legacy_coadd import OpenedCoadd, psf_of_file, release_of, survey_reference, unit_of
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
@@ -32,7 +34,7 @@ _IMAGE, _WEIGHT, _MASK = "image", "invvar", "maskbits"
 
 
 class LegacyCutoutFormat(FitsFormat):
-    """Cut-outs of Legacy Surveys coadds by the sky viewer, of one band, in nanomaggies.
+    """Cut-outs of Legacy Surveys coadds by the sky viewer, in nanomaggies; of several bands, that of ``band``.
 
     Calibrated as the coadds are: see `skygraft.formats.legacy_brick`. Give the viewer's ``coadd-psf`` as ``psf=``.
     """
@@ -46,8 +48,34 @@ class LegacyCutoutFormat(FitsFormat):
             return False
         return any(hdu.shape is not None and _kind(hdu) for hdu in list_hdus(path))
 
-    def _open(self, path: StrPath, given: FitsOptions) -> OpenedCoadd:
+    def _hdus(self, path: StrPath, given: FitsOptions) -> tuple[HduInfo, ...]:
         hdus = list_hdus(path)
+        cube = next((hdu for hdu in hdus if hdu.shape is not None and _kind(hdu) == _IMAGE and not is_flat(hdu)), None)
+        if cube is None:
+            return hdus
+        bands = _bands(cube)
+        if len(cube.shape or ()) != 3 or len(bands) != (cube.shape or (0,))[0]:
+            raise FormatError(
+                f"this is a cube of shape {cube.shape}, and its bands (BAND0, BAND1, ...) are {', '.join(bands)}",
+                path=path,
+                hdu=cube.index,
+                fix="Fetch it again from the Legacy Surveys' viewer",
+            )
+        if given.band not in bands:
+            raise FormatError(
+                f"this is a cube of several bands ({', '.join(bands)}) of the Legacy Surveys' viewer"
+                + ("" if given.band is None else f", none of which is {given.band}"),
+                path=path,
+                hdu=cube.index,
+                key="band",
+                fix=f"Choose one with band={bands[0]!r} (in a campaign survey: {{options: {{band: {bands[0]}}}}}); the "
+                "others are carried over unchanged",
+            )
+        found = planes_of_cubes(hdus, bands.index(given.band))
+        return tuple(hdu if hdu.slab is None else _of_band(hdu, given.band) for hdu in found)
+
+    def _open(self, path: StrPath, given: FitsOptions) -> OpenedCoadd:
+        hdus = self._hdus(path, given)
         if given.hdu is None:
             given = dataclasses.replace(given, hdu=_choose(path, hdus))
         image = next((hdu for hdu in hdus if given.hdu in (hdu.index, hdu.name)), None)
@@ -72,13 +100,17 @@ class LegacyCutoutFormat(FitsFormat):
         self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         unit = given.unit or unit_of(opened.headers)
-        if given.zeropoint is None and abs(scale / _SCALE - 1) > _SCALE_TOLERANCE:
-            error = CalibrationError(
+        averaged = abs(scale / _SCALE - 1) > _SCALE_TOLERANCE
+        if averaged:
+            unit = given.unit or "nanomaggy, averaged"
+        if averaged and given.zeropoint is None:
+            error = UncalibratedImageError(
                 f"the cut-out has pixels of {scale:.4g} arcsec, and those of the coadds have {_SCALE}: averages of "
                 "nanomaggies per pixel, whose flux depends on how they were made",
                 path=opened.path,
                 hdu=opened.image.index,
-                fix=f"Fetch it with pixscale={_SCALE}, or give zeropoint= (the AB magnitude of one image unit)",
+                fix=f"Fetch it with pixscale={_SCALE}, or give zeropoint= (the AB magnitude of one image unit: "
+                f"{22.5 - 5 * math.log10(scale / _SCALE):.3f} for averages)",
             )
             return image_unit(opened.headers, unit).name, None, error
         return super()._photo_calib(opened, dataclasses.replace(given, unit=unit), exposure_time, scale)
@@ -120,17 +152,21 @@ def _band(hdu: HduInfo) -> str:
     return _text(hdu, "BAND", "BAND0", "BANDS")
 
 
+def _of_band(hdu: HduInfo, band: str) -> HduInfo:
+    header = hdu.header.copy()
+    header["BAND"] = band
+    return dataclasses.replace(hdu, header=header)
+
+
+def _bands(hdu: HduInfo) -> list[str]:
+    """The bands of a cube, by its cards BAND0, BAND1, ..., or else the letters of BANDS."""
+    numbered = [str(hdu.header[key]).strip() for i in range(99) if (key := f"BAND{i}") in hdu.header]
+    return numbered or list(_text(hdu, "BANDS"))
+
+
 def _choose(path: StrPath, hdus: Sequence[HduInfo]) -> int:
     """Return the number of the only image."""
     images = [hdu for hdu in hdus if hdu.shape is not None and _kind(hdu) == _IMAGE]
-    cubes = [hdu for hdu in images if not is_flat(hdu)]
-    if cubes:
-        raise FormatError(
-            f"this is a cube of several bands ({_text(cubes[0], 'BANDS')}) of the Legacy Surveys' viewer",
-            path=path,
-            hdu=cubes[0].index,
-            fix="Fetch one file for each band (bands=r)",
-        )
     if len(images) != 1:
         listed = "; ".join(" ".join((str(h.index), _text(h, "BRICK"), _band(h))) for h in images)
         others = ", ".join(kind for kind in map(_kind, hdus) if kind)

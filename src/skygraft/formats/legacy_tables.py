@@ -166,10 +166,11 @@ def find_ccds(image: Path, given: StrPath | Sequence[StrPath] | None) -> tuple[P
                 raise FormatError("there is no such survey-ccds table", path=path, key="ccds", fix="Correct ccds=")
         return tuple(found)
     for folder in image.absolute().parents:
-        # The .kd.fits files contain the same rows as a search tree.
-        tables = [folder / name for name in names_in(folder, "survey-ccds*.fits*") if ".kd." not in name]
-        if tables:
-            return tuple(path for path in tables if is_file(path))
+        names = names_in(folder, "survey-ccds*.fits*")
+        # The .kd.fits files hold the same rows and a search tree; a folder may have nothing but them.
+        names = [name for name in names if ".kd." not in name] or names
+        if names:
+            return tuple(path for name in names if is_file(path := folder / name))
     raise FormatError(
         "there is no survey-ccds table in any directory above the image, so its zeropoint is not known",
         path=image,
@@ -271,6 +272,8 @@ def find_psfex(root: Path, row: CcdRow) -> tuple[Path | None, tuple[Path, ...]]:
         calib / "psfex" / name.parent / f"{base}-psfex.fits",
         calib / camera / "psfex-single" / number[:5] / number / f"{camera}-{number}-{ccd}.fits",
         calib / camera / "psfex" / number[:5] / number / f"{camera}-{number}-{ccd}.fits",
+        # DR3 and DR4 called the models of all cameras so.
+        calib / camera / "psfex" / number[:5] / number / f"decam-{number}-{ccd}.fits",
         calib / camera / "psfex-merged" / number[:5] / f"{camera}-{number}.fits",
         calib / camera / "psfex" / number[:5] / f"{camera}-{number}.fits",
     )

@@ -50,7 +50,7 @@ class StoredPlane:
     @classmethod
     def find(cls, plane: Plane, *, exact: bool = False) -> StoredPlane | None:
         """Look at a plane; None if it can only be read as a whole."""
-        stored = StoredImage.find(plane.path, plane.hdu)
+        stored = None if plane.slab is not None else StoredImage.find(plane.path, plane.hdu)
         return None if stored is None else cls(plane, stored, exact)
 
     @property

@@ -109,6 +109,12 @@ def read_piff(
     except PsfError as error:
         error.path = os.fspath(path)
         raise
+    except ModuleNotFoundError as error:
+        raise PsfError(
+            f"the file holds objects of the package {error.name}, which is not installed (DES's WCS are of pixmappy)",
+            path=path,
+            fix=f"Install it (pip install {error.name}), or give another PSF",
+        ) from error
     except Exception as error:  # Piff raises anything on a damaged or foreign file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PsfError(

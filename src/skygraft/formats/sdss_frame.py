@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.errors import ConfigError, FormatError, PsfError
+from skygraft.errors import CalibrationError, ConfigError, FormatError, PsfError, UncalibratedImageError
 from skygraft.exposure import DataId, Exposure, VisitInfo
 from skygraft.fitsfile.open import is_fits
 from skygraft.formats.base import (
@@ -46,6 +47,7 @@ from skygraft.formats.fits_gain import RecordedGain
 from skygraft.formats.fits_headers import Headers, finite_number
 from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus, split_name
 from skygraft.formats.fits_planes import read_pixels
+from skygraft.formats.fits_units import image_unit
 from skygraft.formats.fits_write import write_variance
 from skygraft.formats.sdss_camera import (
     BANDS,
@@ -57,11 +59,11 @@ from skygraft.formats.sdss_camera import (
     middle_of_exposure,
     sky_counts,
 )
-from skygraft.photometry import ReferenceCandidate
+from skygraft.photometry import PhotoCalib, ReferenceCandidate
 from skygraft.places import is_file
 from skygraft.planes import Planes
 from skygraft.psf import PSF, read_psfield
-from skygraft.wcs import has_wcs
+from skygraft.wcs import has_wcs, pixel_scale
 
 __all__ = ["SdssFrameFormat", "SdssFrameOptions"]
 
@@ -71,6 +73,9 @@ _REFERENCE = ReferenceCandidate(
     origin="SDSS calibrates stars in its aperture 7, of 7.43 arcsec (Padmanabhan et al. 2008)",
     level="default",
 )
+_SCALE, _SCALE_TOLERANCE = 0.396, 0.02
+"""Arcsec per pixel of a frame, and by how much of that others may differ."""
+_RESAMPLED = "nanomaggy, resampled"
 _NAME = re.compile(r"frame-([ugriz])-(\d{6})-([1-6])-(\d{4})")
 _NANOMAGGIES = ("nanomaggy", "nanomaggies", "nmgy", "nmaggy")
 _PSFIELD_ENDINGS = (".fit", ".fits", ".fit.gz", ".fits.gz", ".fit.bz2", ".fits.bz2")
@@ -218,12 +223,33 @@ class SdssFrameFormat(FitsFormat):
     def _candidates(self, opened: OpenedImage) -> tuple[ReferenceCandidate, ...]:
         return (*super()._candidates(opened), _REFERENCE)
 
+    def _photo_calib(
+        self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, scale: float
+    ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
+        if not _resampled(scale):
+            return super()._photo_calib(opened, given, exposure_time, scale)
+        given = dataclasses.replace(given, unit=_RESAMPLED if given.unit in (None, "nanomaggy") else given.unit)
+        if given.zeropoint is None:
+            error = UncalibratedImageError(
+                f"the frame was resampled to pixels of {scale:.4g} arcsec (SDSS's are {_SCALE}), and whether that kept "
+                "fluxes or surface brightness is not known",
+                path=opened.path,
+                hdu=opened.image.index,
+                fix="Give zeropoint=: 22.5 if pixels were added up, "
+                f"{22.5 - 5 * math.log10(scale / _SCALE):.3f} if they were averaged or interpolated",
+            )
+            return image_unit(opened.headers, given.unit).name, None, error
+        return super()._photo_calib(opened, given, exposure_time, scale)
+
     def _calibration(self, opened: OpenedImage, given: FitsOptions) -> ImageCalibration:
         if given.unit is None and opened.headers.find("BUNIT") is None:
             given = dataclasses.replace(given, unit="nanomaggy")
         found = super()._calibration(opened, given)
         gain, array = RecordedGain(None, reason=f"the image is in {found.unit}, not in nanomaggies"), None
-        if found.unit == "nanomaggy":
+        ny, nx = found.shape
+        if _resampled(float(np.ravel(pixel_scale(found.wcs, (nx - 1) / 2, (ny - 1) / 2))[0])):
+            gain = RecordedGain(None, reason="the frame was resampled")
+        elif found.unit == "nanomaggy":
             gain, array = _gain(opened)
         psf, no_psf = found.psf, found.no_psf
         if psf is None and given.psf is not False:
@@ -243,6 +269,10 @@ class SdssFrameFormat(FitsFormat):
             has_variance=found.has_variance or derived,
             n_files=found.n_files + derived,
         )
+
+
+def _resampled(scale: float) -> bool:
+    return abs(scale / _SCALE - 1) > _SCALE_TOLERANCE
 
 
 def _detector(hdus: tuple[HduInfo, ...]) -> _Detector | None:

@@ -473,7 +473,7 @@ def _center(
                 ),
                 key="subtract_background",
                 fix="Subtract it: subtract_background: true (images of SDSS's read_PSF have one of 1000), or give a "
-                "larger image",
+                f"larger image: this one is of {nx} x {ny} samples. {_INSIST}",
             )
     if asked.center == "centroid":
         x, y = np.mean([look.center for look in looks], axis=0).tolist()
@@ -482,14 +482,15 @@ def _center(
         off = np.hypot((look.center[0] - center[0]) / steps[1], (look.center[1] - center[1]) / steps[0])
         if off > _MOST_OFF and not trusted:
             even = any(size % 2 == 0 for size in (ny, nx))
+            row, column = np.unravel_index(int(values[k].argmax()), (ny, nx))
             raise image.error(
                 f"{f'image {k} of the cube' if n > 1 else 'the PSF image'} of {nx} x {ny} samples has its centroid at "
                 f"({look.center[0]:.2f}, {look.center[1]:.2f}), {off:.2f} pixels from its centre at "
                 f"({center[0]:g}, {center[1]:g})"
                 + (", which is between samples since a size is even" if even and asked.center is None else ""),
                 key="center",
-                fix=f"Say where the source is: center: [{nx // 2}, {ny // 2}] (column and row, from 0) if it is that "
-                "sample, or center: centroid",
+                fix=f"Say where the source is: center: [{column}, {row}] (column and row, from 0) if it is the "
+                "brightest sample, or center: centroid",
             )
     return center
 

@@ -2,7 +2,8 @@
 
 Keywords of STPSF and WebbPSF are described in the documentation of poppy ("FITS Header Keywords"): ``PIXELSCL`` is the
 distance of samples, after oversampling, in ``PIXUNIT`` (arcsec); ``DET_SAMP`` are samples per detector pixel, and
-``OVERSAMP`` those of the wavefront, which are the same unless someone chose otherwise.
+``OVERSAMP`` those of the wavefront, which are the same unless someone chose otherwise. Images that GalSim wrote have
+axes of type LINEAR, in arcsec or, with a step of one, in pixels: the latter says nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ PIXEL_SCALE_KEYS = ("PIXELSCL", "PIXSCALE", "PIXSCAL", "PIXSCL", "PXSCALE", "SEC
 """Keywords of the distance of samples in arcsec; those of the two axes have a 1 and a 2 behind them."""
 _OVERSAMPLING_KEYS = ("DET_SAMP", "OVERSAMP", "OVERSAM", "OVSAMP", "PSFOVER")
 _POSITION = re.compile(r"DET_YX(\d+)$")
+_GALSIM_KEYS = ("GS_SCALE", "GS_WCS")
 _LARGEST_CDELT = 0.01
 """Degrees; a CDELT without a CTYPE that is larger is no angle."""
 
@@ -134,7 +136,8 @@ def _is_arcsec(header: Mapping[str, Any]) -> bool:
 
 def _wcs_scale(header: Mapping[str, Any]) -> tuple[float, float] | None:
     """Arcsec between samples along y and x by a WCS; None if there is none."""
-    celestial = str(card(header, "CTYPE1") or "")[:4].upper() in ("RA--", "DEC-", "GLON", "GLAT", "ELON", "ELAT")
+    kind = str(card(header, "CTYPE1") or "")[:4].upper()
+    celestial = kind in ("RA--", "DEC-", "GLON", "GLAT", "ELON", "ELAT")
     keys = [[f"CD{i}_{j}" for j in (1, 2)] for i in (1, 2)]
     if any(key in header for row in keys for key in row):
         matrix = np.array([[_float(header.get(key, 0.0)) for key in row] for row in keys])
@@ -146,8 +149,12 @@ def _wcs_scale(header: Mapping[str, Any]) -> tuple[float, float] | None:
         matrix = steps[:, None] * np.array(turn)
     else:
         return None
-    to_arcsec = 1.0 if str(card(header, "CUNIT1") or "deg").lower().startswith("arcsec") else 3600.0
-    x, y = np.hypot(*matrix) * to_arcsec
+    unit = str(card(header, "CUNIT1") or "").lower()
+    if not celestial and not unit and kind == "LINE":
+        if not any(key in header for key in _GALSIM_KEYS) or (np.hypot(*matrix) == 1).all():
+            return None
+        unit = "arcsec"
+    x, y = np.hypot(*matrix) * (1.0 if unit.startswith("arcsec") else 3600.0)
     return (float(y), float(x)) if np.isfinite([x, y]).all() and min(x, y) > 0 else None
 
 

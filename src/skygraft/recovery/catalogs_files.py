@@ -170,7 +170,15 @@ def _fits_headers(path: Path, hdu: int | str | None) -> tuple[int | str, dict[st
             # Source Extractor puts the image's header before its objects.
             before = [i for i in heads if isinstance(which, int) and i < which]
             if before:
-                text = "".join(np.ravel(hdus[before[-1]].data[0][0]).astype("U80").tolist())
+                try:
+                    text = "".join(np.ravel(hdus[before[-1]].data[0][0]).astype("U80").tolist())
+                except UnicodeDecodeError as error:
+                    raise CatalogError(
+                        "the image's header, which Source Extractor copies before its objects, is no text",
+                        path=path,
+                        hdu=before[-1],
+                        fix="Run Source Extractor again, or copy the file again",
+                    ) from error
                 lines = [text[i : i + 80] for i in range(0, len(text), 80)]
                 sources.append(fits.Header.fromstring("".join(line.ljust(80) for line in lines)))
             if isinstance(which, int) and which < len(hdus):

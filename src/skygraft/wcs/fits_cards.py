@@ -124,7 +124,8 @@ def missing(reason: str, place: dict[str, Any]) -> MissingWcsError:
     return MissingWcsError(
         f"the header has no celestial WCS ({reason})",
         **place,
-        fix="Choose the HDU that has one, or solve the image's astrometry and write CTYPE, CRVAL, CRPIX and CD cards",
+        fix="Choose the HDU that has one, or solve the image's astrometry and write CTYPE, CRVAL, CRPIX and CD cards"
+        + ("; the image of a PSF, which GalSim writes with such axes, is given as psf=" if "LINEAR" in reason else ""),
     )
 
 
