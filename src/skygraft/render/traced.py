@@ -37,9 +37,9 @@ def traced[F: Callable[..., Any]](results: int = 0) -> Callable[[F], F]:
     -------
     callable
         A decorator. The function's parameters are contiguous arrays of one dimension, vectors
-        (`skygraft.render.vectors.Eight`) and whole numbers. It may add and multiply whole numbers, add, subtract and
-        multiply vectors, take an element of an array, whose index is not checked, call `load`, `store`, `spread` and
-        `fused`, and call other traced functions.
+        (`skygraft.render.vectors.Eight`), whole numbers, and tuples of these. It may add and multiply whole numbers,
+        add, subtract and multiply vectors, take an element of an array, whose index is not checked, call `load`,
+        `store`, `spread`, `fused`, `interleaved` and `between`, and call other traced functions.
     """
 
     def decorate(function: F) -> F:
@@ -91,6 +91,8 @@ def _for_stand_ins(value: Any) -> Any:
 def _stand_in(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     if isinstance(kind, types.Array):
         return _Array(builder, context.make_array(kind)(context, builder, value).data)
+    if isinstance(kind, types.BaseTuple):
+        return [_stand_in(context, builder, one, builder.extract_value(value, i)) for i, one in enumerate(kind)]
     return (_Vector if kind == vectors.EIGHT else _Whole)(builder, value)
 
 
@@ -157,4 +159,19 @@ def _fused(a: _Vector, b: _Vector, c: _Vector) -> _Vector:
     return _Vector(a.builder, vectors.multiply_add(a.builder, a.value, b.value, c.value))
 
 
-_OPERATIONS = {"load": _load, "store": _store, "spread": _spread, "fused": _fused}
+def _interleaved(even: _Vector, odd: _Vector) -> list[_Vector]:
+    return [_Vector(even.builder, half) for half in vectors.interleave(even.builder, even.value, odd.value)]
+
+
+def _between(values: _Vector, begin: _Whole, end: _Whole) -> _Vector:
+    return _Vector(values.builder, vectors.keep_between(values.builder, values.value, begin.value, end.value))
+
+
+_OPERATIONS = {
+    "between": _between,
+    "fused": _fused,
+    "interleaved": _interleaved,
+    "load": _load,
+    "spread": _spread,
+    "store": _store,
+}

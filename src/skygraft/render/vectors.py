@@ -34,7 +34,9 @@ __all__ = [
     "cubic_lookup",
     "fetch",
     "fused",
+    "interleave",
     "interleaved",
+    "keep_between",
     "load",
     "multiply_add",
     "nothing_beyond",
@@ -121,6 +123,22 @@ def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(call, [a, b, c])
 
 
+def interleave(builder: Any, even: Any, odd: Any) -> list[Any]:
+    """Both vectors of `interleaved`."""
+    places = [[start + i // 2 + i % 2 * LANES for i in range(LANES)] for start in (0, LANES // 2)]
+    return [_shuffle(builder, even, odd, half) for half in places]
+
+
+def keep_between(builder: Any, values: Any, *limits: Any) -> Any:
+    """Vector of `between`."""
+    places = ir.Constant(_INTS, [_INT(i) for i in range(LANES)])
+    chosen = []
+    for comparison, limit in zip((">=", "<"), limits, strict=True):
+        one = builder.insert_element(ir.Constant(_INTS, ir.Undefined), builder.trunc(limit, _INT), _INT(0))
+        chosen.append(builder.icmp_signed(comparison, places, _shuffle(builder, one, one, [0] * LANES)))
+    return builder.select(builder.and_(*chosen), values, constants(FLOATS, -0.0))
+
+
 def _inlined(function: Any) -> Any:
     return intrinsic(function)
 
@@ -186,12 +204,7 @@ def interleaved(_: Any, even: Any, odd: Any) -> Any:
     """Interleave two vectors: the first eight and the last eight of sixteen numbers given as even and odd elements."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        even, odd = arguments
-        halves = []
-        for start in (0, LANES // 2):
-            places = [start + i // 2 + i % 2 * LANES for i in range(LANES)]
-            halves.append(_shuffle(builder, even, odd, places))
-        return context.make_tuple(builder, signature.return_type, halves)
+        return context.make_tuple(builder, signature.return_type, interleave(builder, *arguments))
 
     return types.UniTuple(EIGHT, 2)(EIGHT, EIGHT), generate
 
@@ -202,13 +215,7 @@ def between(_: Any, values: Any, begin: Any, end: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         del context, signature
-        values, *limits = arguments
-        places = ir.Constant(_INTS, [_INT(i) for i in range(LANES)])
-        chosen = []
-        for comparison, limit in zip((">=", "<"), limits, strict=True):
-            one = builder.insert_element(ir.Constant(_INTS, ir.Undefined), builder.trunc(limit, _INT), _INT(0))
-            chosen.append(builder.icmp_signed(comparison, places, _shuffle(builder, one, one, [0] * LANES)))
-        return builder.select(builder.and_(*chosen), values, constants(FLOATS, -0.0))
+        return keep_between(builder, *arguments)
 
     return EIGHT(EIGHT, types.intp, types.intp), generate
 
