@@ -90,7 +90,7 @@ def test_the_rounded_expansion_is_the_poisson_distribution(mean):
     root = np.sqrt(mean)
     n = np.arange(max(0, int(mean - 6.2 * root)), int(mean + 6.8 * root))
     w = np.linspace(-9, 9, 200_001)
-    reached = np.array([poisson._quantile(v, mean) for v in w])
+    reached = np.array([poisson.quantile(v, mean) for v in w])
     middle = np.abs(w) < 7
     assert (np.diff(reached[middle]) > 0).all()
     # where the quantile crosses a whole number, the normal probability below is that of a lower number
@@ -107,7 +107,7 @@ def test_what_single_precision_settles_is_what_inversion_says(y):
     """Means below 1/4, which are not in tables."""
     means = np.random.default_rng(9).uniform(0, 0.25, 200_000) ** (1 + 2 * y)
     found = words(means.size, 0, y, *stream_key(6, "s"))
-    expected = [poisson._invert(mean, word) for mean, word in zip(means, found, strict=True)]
+    expected = [poisson.invert(mean, word) for mean, word in zip(means, found, strict=True)]
     field = np.zeros((y + 1, means.size))
     field[y] = means
     np.testing.assert_array_equal(poisson_field(field, seed=6, image_id="s")[y], expected)

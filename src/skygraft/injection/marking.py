@@ -12,7 +12,7 @@ from skygraft.errors import InjectionError
 from skygraft.exposure import PHOTON_VARIANCE, Exposure, add_mask_plane
 from skygraft.injection.coadd_noise import NoiseModel
 from skygraft.injection.placing import LARGEST_FLUX
-from skygraft.jit import compiled
+from skygraft.jit import compiled, worth_compiling
 from skygraft.noise import Gain
 from skygraft.planes import Planes
 from skygraft.render import Canvas, RenderReport, Sources
@@ -23,6 +23,8 @@ _CORE = 1
 """Half-width of the INJECTED_CORE square: 3 x 3 pixels."""
 _BLOCK = 128
 """Pixels that are skipped together where there is no flux."""
+_FEW = 50_000_000
+"""Pixels of images for which numpy takes less time than compiling."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +125,11 @@ def mark(
         variance = exposure.variance
     else:
         variance = np.full((1, mask.shape[1]), _image_sigma(exposure.image) ** 2, dtype=np.float32)
-    _mark(exposure.mask, mask, canvas.model, canvas.model.view(np.uint32), variance, injected, threshold)
+    work = exposure.mask, mask, canvas.model, canvas.model.view(np.uint32), variance, injected, threshold
+    if worth_compiling(_mark, *work, work=lambda: mask.size, limit=_FEW):
+        _mark(*work)
+    else:
+        _mark_few(*work)
     on_canvas = report.stamp_size > 0
     _mark_cores(mask, canvas.x0, canvas.y0, sources.x[on_canvas], sources.y[on_canvas], core)
 
@@ -162,6 +168,25 @@ def _mark(
                 # Where the variance is not known, every changed pixel is marked.
                 known = float(v[start + i]) if v[start + i] > 0.0 and v[start + i] < np.inf else 0.0
                 out[i] |= bit if float(flux[i]) * float(flux[i]) > squared * known else 0
+
+
+def _mark_few(
+    before: NDArray[np.int32],
+    mask: NDArray[np.int32],
+    model: NDArray[np.float32],
+    bits: NDArray[np.uint32],
+    variance: NDArray[Any],
+    bit: np.int32,
+    threshold: float,
+) -> None:
+    """Do what `_mark` does, in numpy."""
+    mask[:] = before
+    lit = np.nonzero(bits)
+    flux, known = model[lit].astype(np.float64), np.broadcast_to(variance, model.shape)[lit].astype(np.float64)
+    known[~((known > 0.0) & (known < np.inf))] = 0.0
+    with np.errstate(invalid="ignore"):
+        over = flux * flux > threshold * threshold * known
+    mask[lit] |= np.where(over, bit, np.int32(0))
 
 
 def _mark_cores(

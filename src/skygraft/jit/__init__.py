@@ -15,10 +15,12 @@ __all__ = [
     "leading_zeros",
     "load_little_word",
     "load_word",
+    "plain",
     "prefetch",
     "scratch",
     "store_little_word",
     "store_word",
+    "worth_compiling",
 ]
 
 
@@ -102,6 +104,7 @@ class _Compiled(_Later):
         self._function, self._reads, self._options = function, reads, options
         self._made: Any = None
         self._being_made: Any = None
+        self.at_hand, self.done_without = False, 0
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the compiled function."""
@@ -128,6 +131,16 @@ class _Compiled(_Later):
                     self._made = self._make(numba_side)
         return self._made or self._being_made
 
+    def plain(self) -> Any:
+        """Return the function as Python runs it, and whatever it calls."""
+        given = self._function
+        names = {**given.__globals__}
+        function = types.FunctionType(given.__code__, names, given.__name__, given.__defaults__, given.__closure__)
+        for name in _names(given.__code__):
+            if isinstance(names.get(name), _Compiled):
+                names[name] = function if names[name] is self else names[name].plain()
+        return function
+
     def _make(self, numba_side: types.ModuleType) -> Any:
         """Make the dispatcher of a copy of the function, whose globals and cells hold numba's objects."""
         given = self._function
@@ -151,6 +164,43 @@ class _Compiled(_Later):
             return self._being_made
         finally:
             self._being_made = None
+
+
+def plain[F: Callable[..., Any]](function: F) -> F:
+    """Return a compiled function as Python runs it, and whatever it calls: for a few numbers, without compiling.
+
+    Parameters
+    ----------
+    function : callable
+        A function of `compiled` that uses none of the operations below.
+    """
+    return cast(F, cast(_Compiled, function).plain())
+
+
+def worth_compiling(function: Callable[..., Any], *arguments: Any, work: Callable[[], int], limit: int) -> bool:
+    """Say whether to call a compiled function, or to do its work in numpy this time, where there is such a way.
+
+    Compiling takes seconds, for which numpy does a good deal. The function is to be called if this process has called
+    it, if its code is in the cache, or if all the work since the process began is more than compiling it is.
+
+    Parameters
+    ----------
+    function : callable
+        A function of `compiled`.
+    *arguments
+        What it would be called with.
+    work : callable
+        Returns how much there is to do, in any one unit; asked only where that matters.
+    limit : int
+        The sum above which compiling is worth it.
+    """
+    one = cast(_Compiled, function)
+    if not one.at_hand:
+        from skygraft.jit import numba_side
+
+        one.done_without += work()
+        one.at_hand = one.done_without > limit or numba_side.in_cache(one.real(), arguments)
+    return one.at_hand
 
 
 class _Operation(_Later):

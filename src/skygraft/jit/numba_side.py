@@ -31,6 +31,7 @@ from numba.extending import intrinsic, register_jitable
 __all__ = [
     "dispatcher",
     "fma",
+    "in_cache",
     "leading_zeros",
     "load_little_word",
     "load_word",
@@ -70,13 +71,20 @@ def dispatcher(function: Any, reads: tuple[str, ...], options: dict[str, Any]) -
     return made
 
 
+def in_cache(made: Any, arguments: tuple[Any, ...]) -> bool:
+    """Say whether the code of a dispatcher for some arguments is in the cache on disk."""
+    _, cache, read_only = made.compile.args
+    given = tuple(made.typeof_pyval(value) for value in arguments)
+    return cache is not None and cache.holds(_plain_kinds(given, read_only), made.targetctx)
+
+
 def _compile_once(made: Any, cache: _Cache | None, read_only: frozenset[int], signature: Any) -> Any:
     """Take the place of `Dispatcher.compile`: one specialisation for types that differ in nothing that matters."""
     given, _ = sigutils.normalize_signature(signature)
     known = made.overloads.get(given)
     if known is not None:
         return known.entry_point
-    wanted = tuple(_plain(kind, i in read_only) for i, kind in enumerate(given))
+    wanted = _plain_kinds(given, read_only)
     lock = contextlib.nullcontext() if cache is None else cache.lock.while_compiling()
     with global_compiler_lock, _scopes_copied_once(), lock:
         entry = type(made).compile(made, wanted)
@@ -123,6 +131,10 @@ def _scopes_copied_once() -> Iterator[None]:
         yield
     finally:
         module.copy = copy
+
+
+def _plain_kinds(given: tuple[Any, ...], read_only: frozenset[int]) -> tuple[Any, ...]:
+    return tuple(_plain(kind, i in read_only) for i, kind in enumerate(given))
 
 
 def _plain(kind: Any, read_only: bool) -> Any:
@@ -212,14 +224,25 @@ class _Cache(FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Load one specialisation, waiting for another process that may be compiling it; None if there is none."""
-        if not self._stamped:
-            # Not before: functions further down in a file are defined later than those that call them.
-            self._cache_file._source_stamp = _fingerprint(self._py_func, self._options)
-            self._stamped = True
+        self._stamp()
         found = super().load_overload(sig, target_context)
         if found is None and self.lock.take():
             found = super().load_overload(sig, target_context)
         return found
+
+    def holds(self, sig: Any, target_context: Any) -> bool:
+        """Say whether there is a specialisation, without loading it."""
+        self._stamp()
+        target_context.refresh()
+        with contextlib.suppress(OSError):
+            return self._index_key(sig, target_context.codegen()) in self._cache_file._load_index()
+        return False
+
+    def _stamp(self) -> None:
+        if not self._stamped:
+            # Not before: functions further down in a file are defined later than those that call them.
+            self._cache_file._source_stamp = _fingerprint(self._py_func, self._options)
+            self._stamped = True
 
 
 def _fingerprint(function: Any, options: str) -> str:

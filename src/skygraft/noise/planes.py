@@ -15,12 +15,17 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from skygraft.jit import worth_compiling
 from skygraft.noise.correlation import NoiseCorrelation, add_correlated
+from skygraft.noise.few import add_noisy_to_few
 from skygraft.noise.gain import Gain
 from skygraft.noise.poisson import add_noisy, fill
 from skygraft.noise.tables import tables
 
 __all__ = ["add_flux", "poisson_field", "stream_key"]
+
+_FEW = 500_000
+"""Pixels for which numpy takes less time than compiling."""
 
 
 def stream_key(seed: int, image_id: str, kind: str = "noise") -> tuple[int, int]:
@@ -116,4 +121,6 @@ def add_flux(
     key, bits = stream_key(seed, image_id), model.view(np.uint32)
     alias, edges, density = tables()
     apart = out is not image, new_variance is not variance
-    add_noisy(image, variance, model, bits, out, new_variance, apart, value, *xy0, *key, alias, edges, density)
+    work = image, variance, model, bits, out, new_variance, apart, value, *xy0, *key, alias, edges, density
+    worth = worth_compiling(add_noisy, *work, work=lambda: int(np.count_nonzero(bits)), limit=_FEW)
+    (add_noisy if worth else add_noisy_to_few)(*work)

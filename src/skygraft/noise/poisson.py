@@ -21,7 +21,6 @@ Everything on the way is the same to the last bit on every processor: see `skygr
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import Any
 
@@ -32,7 +31,7 @@ from numpy.typing import NDArray
 from skygraft.jit import compiled, prefetch, scratch
 from skygraft.noise.tables import STEPS, TABLE_LIMIT, ZIGGURAT_EDGE, exp_minus, exp_minus_small, log
 
-__all__ = ["add_noisy", "fill"]
+__all__ = ["DOUBT", "add_noisy", "far_normal", "fill", "invert", "quantile"]
 
 _BLOCK = 128
 """Largest number of pixels that are drawn at a time."""
@@ -46,7 +45,7 @@ _LINE = 16
 """Pixels in a cache line."""
 _FIRST, _SECOND = (0, 32) if sys.byteorder == "little" else (32, 0)
 """Bit positions of two neighbouring 32-bit numbers in a 64-bit number."""
-_DOUBT = 2.0**-21
+DOUBT = 2.0**-21
 """Bound on the errors of a probability and of a uniform number in single precision, which are 2^-22."""
 
 
@@ -111,7 +110,7 @@ def _fill_words(upper: NDArray[np.uint32], lower: NDArray[np.uint32], n: int, x:
 
 
 @compiled
-def _far_normal(
+def far_normal(
     word: int, x: int, y: int, k0: int, k1: int, edges: NDArray[np.float64], density: NDArray[np.float64]
 ) -> float:
     """Return a normal number in the ziggurat's rare cases (1.2 per cent): the wedges and the tail."""
@@ -138,9 +137,9 @@ def _far_normal(
 
 
 @compiled(inline="always")
-def _quantile(w: float, mean: float) -> float:
+def quantile(w: Any, mean: Any) -> Any:
     """Return the Poisson quantile, not rounded down, that corresponds to the normal quantile w."""
-    root = math.sqrt(mean)
+    root = np.sqrt(mean)
     s = 1.0 / root
     v = w * w
     c2 = 1.0 / 3.0 + v * (1.0 / 6.0)
@@ -152,7 +151,7 @@ def _quantile(w: float, mean: float) -> float:
 
 
 @compiled
-def _invert(mean: float, word: int) -> float:
+def invert(mean: float, word: int) -> float:
     """Return the Poisson number of the rest of a mean by inversion of the cumulative probability."""
     small = mean if 0.0 < mean < TABLE_LIMIT else 0.0
     row = np.floor(small * STEPS)
@@ -204,8 +203,8 @@ def _draw(room: Any, means: Any, n: int, x: int, y: int, k0: int, k1: int, alias
         square = float32(0.5) * rest * rest
         most = float32(1.0) - rest + square
         least = most - square * rest * float32(1.0 / 3.0)
-        one = (u >= most + float32(_DOUBT)) & (u < float32(1.0 - _DOUBT) - square)
-        doubt = uint32(not (one | (u < least - float32(_DOUBT))))
+        one = (u >= most + float32(DOUBT)) & (u < float32(1.0 - DOUBT) - square)
+        doubt = uint32(not (one | (u < least - float32(DOUBT))))
         numbers[i], doubts[i] = float32(1.0) if one else float32(0.0), doubt
         any_row, any_doubt = uint32(any_row | which), uint32(any_doubt | doubt)
         any_large = uint32(any_large | uint32(mean >= float32(TABLE_LIMIT)))
@@ -220,7 +219,7 @@ def _draw(room: Any, means: Any, n: int, x: int, y: int, k0: int, k1: int, alias
     if any_doubt:
         for i in range(uint64(n)):
             if doubts[i]:
-                numbers[i] += float32(_invert(float(means[i]), _word(upper[odd + i], lower[odd + i])))
+                numbers[i] += float32(invert(float(means[i]), _word(upper[odd + i], lower[odd + i])))
     return _draw_large(room, means, n, x, y, k0, k1, edges, density) if any_large else uint64(0)
 
 
@@ -240,11 +239,11 @@ def _draw_large(room: Any, means: Any, n: int, x: int, y: int, k0: int, k1: int,
         if size < edges[layer + uint64(1)]:
             normals[k] = size * (1.0 - 2.0 * float(int64((word >> uint64(8)) & uint64(1))))
         else:
-            normals[k] = _far_normal(word, x + int64(i), y, k0, k1, edges, density)
+            normals[k] = far_normal(word, x + int64(i), y, k0, k1, edges, density)
         large[k] = means[i]
     for k in range(n_large):
         mean = large[k]
-        large[k] = max(np.floor(_quantile(normals[k], mean)), 0.0) if mean < np.inf else mean
+        large[k] = max(np.floor(quantile(normals[k], mean)), 0.0) if mean < np.inf else mean
     return n_large
 
 

@@ -200,37 +200,38 @@ def combine[T: (np.float64, np.float32)](weights: NDArray[T], basis: NDArray[T])
 def combine_into(weights: NDArray[Any], basis: NDArray[Any], out: NDArray[Any]) -> None:  # pragma: no cover - compiled
     """Combine flattened images: weights (N, B), basis (B, P or more), out (N, P), all of one precision."""
     # Blocks of pixels keep the basis in the L1 cache while all positions use it. Ten images at once, then five, load
-    # and store each pixel's sum less often; two partial sums do not wait for each other.
-    n_images = basis.shape[0]
-    for start in range(0, out.shape[1], _BLOCK):
-        stop = min(start + _BLOCK, out.shape[1])
-        for i in range(weights.shape[0]):
-            w, row = weights[i], out[i, start:stop]
-            b = 0
-            if n_images >= 10:
-                w0, w1, w2, w3, w4, w5, w6, w7, w8, w9 = w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]
-                a0, a1, a2 = basis[0, start:stop], basis[1, start:stop], basis[2, start:stop]
-                a3, a4, a5 = basis[3, start:stop], basis[4, start:stop], basis[5, start:stop]
-                a6, a7, a8, a9 = basis[6, start:stop], basis[7, start:stop], basis[8, start:stop], basis[9, start:stop]
-                for p in range(row.size):
-                    one = fma(w4, a4[p], fma(w3, a3[p], fma(w2, a2[p], fma(w1, a1[p], w0 * a0[p]))))
-                    two = fma(w9, a9[p], fma(w8, a8[p], fma(w7, a7[p], fma(w6, a6[p], w5 * a5[p]))))
-                    row[p] = one + two
-                b = 10
+    # and store each pixel's sum less often; two partial sums do not wait for each other. Indices rather than slices,
+    # unsigned so that they are not checked: half as much to compile.
+    n_images, n_pixels, five, ten = np.uint64(basis.shape[0]), np.uint64(out.shape[1]), np.uint64(5), np.uint64(10)
+    for start in range(np.uint64(0), n_pixels, np.uint64(_BLOCK)):
+        stop = min(start + np.uint64(_BLOCK), n_pixels)
+        for i in range(np.uint64(weights.shape[0])):
+            b = np.uint64(0)
+            if n_images >= ten:
+                for p in range(start, stop):
+                    out[i, p] = _five(weights, basis, i, b, p) + _five(weights, basis, i, five, p)
+                b = ten
             else:
-                row[:] = 0
-            while b + 5 <= n_images:
-                w0, w1, w2, w3, w4 = w[b], w[b + 1], w[b + 2], w[b + 3], w[b + 4]
-                a0, a1, a2 = basis[b, start:stop], basis[b + 1, start:stop], basis[b + 2, start:stop]
-                a3, a4 = basis[b + 3, start:stop], basis[b + 4, start:stop]
-                for p in range(row.size):
-                    one = fma(w4, a4[p], fma(w3, a3[p], fma(w2, a2[p], fma(w1, a1[p], w0 * a0[p]))))
-                    row[p] += one
-                b += 5
+                for p in range(start, stop):
+                    out[i, p] = 0
+            while b + five <= n_images:
+                for p in range(start, stop):
+                    out[i, p] += _five(weights, basis, i, b, p)
+                b += five
             for rest in range(b, n_images):
-                w0, a0 = w[rest], basis[rest, start:stop]
-                for p in range(row.size):
-                    row[p] = fma(w0, a0[p], row[p])
+                for p in range(start, stop):
+                    out[i, p] = fma(weights[i, rest], basis[rest, p], out[i, p])
+
+
+@compiled(reads=("weights", "basis"), forceinline=True, no_cpython_wrapper=True)
+def _five(weights: NDArray[Any], basis: NDArray[Any], i: Any, b: Any, p: Any) -> Any:  # pragma: no cover - compiled
+    """Sum five images from number `b` on at pixel `p`, with the weights of position `i`."""
+    one, two = np.uint64(1), np.uint64(2)
+    total = weights[i, b] * basis[b, p]
+    total = fma(weights[i, b + one], basis[b + one, p], total)
+    total = fma(weights[i, b + two], basis[b + two, p], total)
+    total = fma(weights[i, b + two + one], basis[b + two + one, p], total)
+    return fma(weights[i, b + two + two], basis[b + two + two, p], total)
 
 
 class SinglePrecisionBasis:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.jit import compiled
+from skygraft.jit import compiled, worth_compiling
 from skygraft.psf import (
     PSF,
     Box,
@@ -41,6 +41,8 @@ _MOST_HELD = 1 << 22
 """Numbers in the transforms of a basis that are kept; of larger ones each kernel is transformed by itself."""
 _FINE = 4
 """Places a pixel of what is made of a PSF between pixels."""
+_FEW = 10_000_000
+"""Numbers in kernels whose moments take less time in numpy than to compile."""
 FOLDS = (1, 2, 4)
 """Pixels of finer grids, of which each is one of the image, along each axis: those that sources may be drawn on."""
 
@@ -251,9 +253,27 @@ class EvaluatedPsf:
         return np.where((total != 0.0)[:, None], np.stack(central, axis=1), 0.0)
 
 
-@compiled(reads=("kernels",))
 def _raw_moments(kernels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sums of kernels times 1, x, y, xx, xy, yy and r^4, from the middle pixel, shape (N, 7)."""
+    if worth_compiling(_sum_moments, kernels, work=lambda: kernels.size, limit=_FEW):
+        return _sum_moments(kernels)
+    ny, nx = kernels.shape[1:]
+    dx, dy = np.arange(nx) - float(nx // 2), np.arange(ny) - float(ny // 2)
+    by_x = kernels * dx
+    row, row_x, row_xx = (_last_sums(values) for values in (kernels, by_x, by_x * dx))
+    fourth = _last_sums(kernels * (dx * dx + dy[:, None] * dy[:, None]) ** 2)
+    return np.stack([_last_sums(v) for v in (row, row_x, row * dy, row_xx, row_x * dy, row * dy * dy, fourth)], axis=1)
+
+
+def _last_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums over the last axis, one number after the other: the same however many rows there are."""
+    total: NDArray[np.float64] = np.add.accumulate(values, axis=-1)[..., -1] + 0.0
+    return total
+
+
+@compiled(reads=("kernels",))
+def _sum_moments(kernels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Do what `_raw_moments` does."""
     n, ny, nx = kernels.shape
     out = np.zeros((n, 7))
     for s in range(n):

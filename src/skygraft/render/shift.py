@@ -55,6 +55,7 @@ from scipy.special import i0
 
 from skygraft.jit import compiled, prefetch
 from skygraft.psf.linear import combine
+from skygraft.render.traced import traced
 from skygraft.render.vectors import LANES, between, fused, interleaved, load, spread, store
 
 __all__ = [
@@ -272,24 +273,61 @@ def _taps(
     return first
 
 
-@compiled(inline="always")
-def _held(even: NDArray[np.float32], odd: NDArray[np.float32]) -> Any:  # pragma: no cover - compiled
+@traced(5)
+def _held_even(even: NDArray[np.float32]) -> Any:  # pragma: no cover - traced
     """Return the first taps, repeated eight times each, so that loops with stores do not reload them."""
-    return (
-        (spread(even[0]), spread(even[1]), spread(even[2]), spread(even[3]), spread(even[4])),
-        (spread(odd[0]), spread(odd[1]), spread(odd[2]), spread(odd[3]), spread(odd[4]), spread(odd[5])),
-    )
+    return [spread(even[k]) for k in range(5)]
 
 
-@compiled(inline="always")
-def _sums(
-    taps: Any, s0: Any, s1: Any, s2: Any, s3: Any, s4: Any, s5: Any, s6: Any
-) -> tuple[Any, Any]:  # pragma: no cover - compiled
-    """Compute eight pixels 2m and eight pixels 2m + 1 from the first seven samples of each."""
-    even, odd = taps
+@traced(6)
+def _held_odd(odd: NDArray[np.float32]) -> Any:  # pragma: no cover - traced
+    """Return the first taps of odd pixels."""
+    return [spread(odd[k]) for k in range(6)]
+
+
+@traced(2)
+def _five_sums(even: Any, odd: Any, samples: Any, p0: int, p1: int, p2: int, step: int) -> Any:  # pragma: no cover
+    """Compute eight pixels 2m and eight pixels 2m + 1 from their first samples: at p0, p1, p2, and `step` further."""
+    s0, s1, s2 = load(samples, p0), load(samples, p1), load(samples, p2)
+    s3, s4, s5 = load(samples, p0 + step), load(samples, p1 + step), load(samples, p2 + step)
+    s6 = load(samples, p0 + 2 * step)
     one = fused(even[4], s4, fused(even[3], s3, fused(even[2], s2, fused(even[1], s1, even[0] * s0))))
     two = fused(odd[3], s4, fused(odd[2], s3, fused(odd[1], s2, odd[0] * s1)))
     return one, fused(odd[5], s6, fused(odd[4], s5, two))
+
+
+@traced(2)
+def _nine_sums(
+    held: Any, even: Any, odd: Any, samples: Any, p0: int, p1: int, p2: int, step: int
+) -> Any:  # pragma: no cover - traced
+    """Compute the same from all samples; `held` are the first taps, of even and odd pixels."""
+    one, two = _five_sums(held[0], held[1], samples, p0, p1, p2, step)
+    s5, s6 = load(samples, p2 + step), load(samples, p0 + 2 * step)
+    s7, s8 = load(samples, p1 + 2 * step), load(samples, p2 + 2 * step)
+    s9, s10 = load(samples, p0 + 3 * step), load(samples, p1 + 3 * step)
+    one = fused(spread(even[6]), s6, fused(spread(even[5]), s5, one))
+    one = fused(spread(even[8]), s8, fused(spread(even[7]), s7, one))
+    two = fused(spread(odd[7]), s8, fused(spread(odd[6]), s7, two))
+    return one, fused(spread(odd[9]), s10, fused(spread(odd[8]), s9, two))
+
+
+@traced(1)
+def _add_pairs(flat: Any, here: int, one: Any, two: Any) -> Any:  # pragma: no cover - traced
+    """Add pixels 2m and 2m + 1 to an image, and return the sum of both."""
+    low, high = interleaved(one, two)
+    store(flat, here, load(flat, here) + low)
+    store(flat, here + LANES, load(flat, here + LANES) + high)
+    return low + high
+
+
+@traced(1)
+def _add_some_pairs(flat: Any, here: int, one: Any, two: Any, begin: int, end: int) -> Any:  # pragma: no cover - traced
+    """Do the same for those of the sixteen pixels that are from `begin` on and before `end`."""
+    low, high = interleaved(one, two)
+    low, high = between(low, begin, end), between(high, begin + -LANES, end + -LANES)
+    store(flat, here, load(flat, here) + low)
+    store(flat, here + LANES, load(flat, here + LANES) + high)
+    return low + high
 
 
 @compiled(inline="always")
@@ -323,24 +361,17 @@ def shift_rows(
     pair_taps(table, fy, 0, 1.0, 3 * planes.shape[2], columns, even, odd, places)
     wide, width = table.shape[1] > 5, table.shape[1]
     samples = planes.reshape(-1)
-    held = _held(even, odd)
+    held = _held_even(even), _held_odd(odd)
     first, second = out[0].reshape(-1), out[1].reshape(-1)
     # rows, and planes, one after the other are one long row: a loop over it does as well as over each, much faster
     n = first.size - (width + 2) // 3 * columns
     for i in range(0, n, LANES):
         at = min(i, n - LANES)
         p0, p1, p2 = at + places[0], at + places[1], at + places[2]
-        s0, s1, s2 = load(samples, p0), load(samples, p1), load(samples, p2)
-        s3, s4, s5 = load(samples, p0 + columns), load(samples, p1 + columns), load(samples, p2 + columns)
-        s6 = load(samples, p0 + 2 * columns)
-        one, two = _sums(held, s0, s1, s2, s3, s4, s5, s6)
         if wide:
-            s7, s8 = load(samples, p1 + 2 * columns), load(samples, p2 + 2 * columns)
-            s9, s10 = load(samples, p0 + 3 * columns), load(samples, p1 + 3 * columns)
-            one = fused(spread(even[6]), s6, fused(spread(even[5]), s5, one))
-            one = fused(spread(even[8]), s8, fused(spread(even[7]), s7, one))
-            two = fused(spread(odd[7]), s8, fused(spread(odd[6]), s7, two))
-            two = fused(spread(odd[9]), s10, fused(spread(odd[8]), s9, two))
+            one, two = _nine_sums(held, even, odd, samples, p0, p1, p2, columns)
+        else:
+            one, two = _five_sums(held[0], held[1], samples, p0, p1, p2, columns)
         store(first, at, one)
         store(second, at, two)
 
@@ -389,30 +420,21 @@ def add_rows(
     """
     even, odd, places = taps
     samples, flat = rows.reshape(-1), out[0]
-    held = _held(even, odd)
+    held = _held_even(even), _held_odd(odd)
     total = spread(np.float32(0.0))
     for row in range(start, start + count):
         for i in range(0, lead + n, 2 * LANES):
             at, here = row * columns + i // 2, place + i
             prefetch(out, 0, here + ahead)
             p0, p1, p2 = at + places[0], at + places[1], at + places[2]
-            s0, s1, s2 = load(samples, p0), load(samples, p1), load(samples, p2)
-            s3, s4, s5, s6 = load(samples, p0 + 1), load(samples, p1 + 1), load(samples, p2 + 1), load(samples, p0 + 2)
-            one, two = _sums(held, s0, s1, s2, s3, s4, s5, s6)
             if wide:
-                s7, s8 = load(samples, p1 + 2), load(samples, p2 + 2)
-                s9, s10 = load(samples, p0 + 3), load(samples, p1 + 3)
-                one = fused(spread(even[6]), s6, fused(spread(even[5]), s5, one))
-                one = fused(spread(even[8]), s8, fused(spread(even[7]), s7, one))
-                two = fused(spread(odd[7]), s8, fused(spread(odd[6]), s7, two))
-                two = fused(spread(odd[9]), s10, fused(spread(odd[8]), s9, two))
-            low, high = interleaved(one, two)
+                one, two = _nine_sums(held, even, odd, samples, p0, p1, p2, 1)
+            else:
+                one, two = _five_sums(held[0], held[1], samples, p0, p1, p2, 1)
             if i < lead or i + 2 * LANES > lead + n:
-                begin, end = lead - i, lead + n - i
-                low, high = between(low, begin, end), between(high, begin - LANES, end - LANES)
-            store(flat, here, load(flat, here) + low)
-            store(flat, here + LANES, load(flat, here + LANES) + high)
-            total = total + (low + high)
+                total = total + _add_some_pairs(flat, here, one, two, lead - i, lead + n - i)
+            else:
+                total = total + _add_pairs(flat, here, one, two)
         place += step
     sums = np.empty(LANES, np.float32)
     store(sums, 0, total)

@@ -17,7 +17,8 @@ their own opposites in y, 0 and Nyquist, have real transforms along x, and are t
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy  # scipy.fft is imported when used
@@ -25,7 +26,8 @@ from numpy.typing import NDArray
 
 from skygraft.jit import compiled
 from skygraft.psf.linear import aligned
-from skygraft.render.vectors import LANES, Eight, load, spread, store, transpose
+from skygraft.render.traced import number, traced
+from skygraft.render.vectors import LANES, load, spread, store, transpose
 
 __all__ = ["Plan", "half_spectra", "plan_of", "room_for", "spectra_between_pixels", "to_image"]
 
@@ -202,17 +204,29 @@ def _join_pairs(
     C their difference times i exp(2 pi i k / n).
     """
     for t in range(at, at + wide * _PAIR, _PAIR):
-        zero, nyquist = load(lines, t), load(lines, t + LANES)
-        _put(lines, t, zero + nyquist, zero - nyquist)
+        _join_ends(lines, t)
     for k in range(1, half // 2 + 1):
-        c, s = spread(pair_turns[2 * k]), spread(pair_turns[2 * k + 1])
         for t in range(at, at + wide * _PAIR, _PAIR):
-            i, o = k * step + t, (half - k) * step + t
-            xr, xi, yr, yi = load(lines, i), load(lines, i + LANES), load(lines, o), load(lines, o + LANES)
-            ar, ai, br, bi = xr + yr, xi - yi, xr - yr, xi + yi
-            cr, ci = s * br + c * bi, c * br - s * bi
-            _put(lines, i, ar - cr, ai + ci)
-            _put(lines, o, ar + cr, ci - ai)
+            _join_pair(lines, k * step + t, (half - k) * step + t, pair_turns, 2 * k)
+
+
+@traced()
+def _join_ends(lines: NDArray[np.float32], t: int) -> None:
+    zero, nyquist = load(lines, t), load(lines, t + LANES)
+    store(lines, t, zero + nyquist)
+    store(lines, t + LANES, zero - nyquist)
+
+
+@traced()
+def _join_pair(lines: NDArray[np.float32], i: int, o: int, turns: NDArray[np.float32], turn: int) -> None:
+    c, s = spread(turns[turn]), spread(turns[turn + 1])
+    xr, xi, yr, yi = load(lines, i), load(lines, i + LANES), load(lines, o), load(lines, o + LANES)
+    ar, ai, br, bi = xr + yr, xi - yi, xr - yr, xi + yi
+    cr, ci = s * br + c * bi, c * br - s * bi
+    store(lines, i, ar - cr)
+    store(lines, i + LANES, ai + ci)
+    store(lines, o, ar + cr)
+    store(lines, o + LANES, ci - ai)
 
 
 @compiled
@@ -233,171 +247,97 @@ def _transform_lines(
     for factor in factors:
         m //= factor
         target = one if into else other
-        if factor == 2:
-            _by_two(source, at, step, target, m, s, wide, turns, turn)
-        elif factor == 3:
-            _by_three(source, at, step, target, m, s, wide, turns, turn)
-        elif factor == 4:
-            _by_four(source, at, step, target, m, s, wide, turns, turn)
-        else:
-            _by_five(source, at, step, target, m, s, wide, turns, turn)
-        turn += 2 * m * (factor - 1)
+        apart, out = s * m * step, s * wide * _PAIR
+        for p in range(m):
+            i, o = at + s * p * step, factor * p * out
+            if factor == 2:
+                for t in range(0, s * wide * _PAIR, _PAIR):
+                    if p == 0:
+                        _first_by_two(source, i + t, apart, target, o + t, out, turns, turn)
+                    else:
+                        _by_two(source, i + t, apart, target, o + t, out, turns, turn)
+            elif factor == 3:
+                for t in range(0, s * wide * _PAIR, _PAIR):
+                    if p == 0:
+                        _first_by_three(source, i + t, apart, target, o + t, out, turns, turn)
+                    else:
+                        _by_three(source, i + t, apart, target, o + t, out, turns, turn)
+            elif factor == 4:
+                for t in range(0, s * wide * _PAIR, _PAIR):
+                    if p == 0:
+                        _first_by_four(source, i + t, apart, target, o + t, out, turns, turn)
+                    else:
+                        _by_four(source, i + t, apart, target, o + t, out, turns, turn)
+            else:
+                for t in range(0, s * wide * _PAIR, _PAIR):
+                    if p == 0:
+                        _first_by_five(source, i + t, apart, target, o + t, out, turns, turn)
+                    else:
+                        _by_five(source, i + t, apart, target, o + t, out, turns, turn)
+            turn += 2 * (factor - 1)
         s *= factor
         source, at, step = target, 0, wide * _PAIR
         into = not into
     return source
 
 
-@compiled(inline="always")
-def _put(target: NDArray[np.float32], at: int, re: Eight, im: Eight) -> None:
-    store(target, at, re)
-    store(target, at + LANES, im)
+def _butterfly(formula: Callable[[Any], list[Any]], n: int, turned: bool) -> Any:
+    """Return a function that reads n complex numbers, and stores what the formula makes of them, turned or not."""
+
+    @traced()
+    def butterfly(
+        source: Any, i: Any, apart: Any, target: Any, o: Any, out: Any, turns: Any, turn: Any
+    ) -> None:  # pragma: no cover - traced
+        given: list[Any] = []
+        for k in range(n):
+            given += [load(source, i + k * apart), load(source, i + k * apart + LANES)]
+        made = formula(given)
+        for k in range(n):
+            re, im = made[2 * k], made[2 * k + 1]
+            if turned and k:
+                c, s = spread(turns[turn + 2 * (k - 1)]), spread(turns[turn + 2 * (k - 1) + 1])
+                re, im = c * re - s * im, c * im + s * re
+            store(target, o + k * out, re)
+            store(target, o + k * out + LANES, im)
+
+    return butterfly
 
 
-@compiled(inline="always")
-def _put_turned(
-    target: NDArray[np.float32], at: int, re: Eight, im: Eight, turns: NDArray[np.float32], turn: int
-) -> None:
-    c, s = spread(turns[turn]), spread(turns[turn + 1])
-    store(target, at, c * re - s * im)
-    store(target, at + LANES, c * im + s * re)
+def _two(given: Any) -> list[Any]:
+    ar, ai, br, bi = given
+    return [ar + br, ai + bi, ar - br, ai - bi]
 
 
-@compiled(inline="always")
-def _by_two(
-    source: NDArray[np.float32],
-    at: int,
-    step: int,
-    target: NDArray[np.float32],
-    m: int,
-    s: int,
-    wide: int,
-    turns: NDArray[np.float32],
-    turn: int,
-) -> None:
-    apart, out = s * m * step, s * wide * _PAIR
-    for p in range(m):
-        for t in range(s * wide):
-            i, o = at + s * p * step + t * _PAIR, 2 * p * out + t * _PAIR
-            ar, ai, br, bi = (
-                load(source, i),
-                load(source, i + LANES),
-                load(source, i + apart),
-                load(source, i + apart + LANES),
-            )
-            _put(target, o, ar + br, ai + bi)
-            if p == 0:
-                _put(target, o + out, ar - br, ai - bi)
-            else:
-                _put_turned(target, o + out, ar - br, ai - bi, turns, turn)
-        turn += 2
+def _three(given: Any) -> list[Any]:
+    ar, ai, br, bi, cr, ci = given
+    half, root = number(ar, 0.5), number(ar, np.sqrt(0.75))
+    sr, si = br + cr, bi + ci
+    dr, di = root * (br - cr), root * (bi - ci)
+    er, ei = ar - half * sr, ai - half * si
+    return [ar + sr, ai + si, er - di, ei + dr, er + di, ei - dr]
 
 
-@compiled(inline="always")
-def _by_three(
-    source: NDArray[np.float32],
-    at: int,
-    step: int,
-    target: NDArray[np.float32],
-    m: int,
-    s: int,
-    wide: int,
-    turns: NDArray[np.float32],
-    turn: int,
-) -> None:
-    apart, out = s * m * step, s * wide * _PAIR
-    half, root = spread(np.float32(0.5)), spread(np.float32(np.sqrt(0.75)))
-    for p in range(m):
-        for t in range(s * wide):
-            i, o = at + s * p * step + t * _PAIR, 3 * p * out + t * _PAIR
-            ar, ai = load(source, i), load(source, i + LANES)
-            br, bi = load(source, i + apart), load(source, i + apart + LANES)
-            cr, ci = load(source, i + 2 * apart), load(source, i + 2 * apart + LANES)
-            sr, si = br + cr, bi + ci
-            dr, di = root * (br - cr), root * (bi - ci)
-            er, ei = ar - half * sr, ai - half * si
-            _put(target, o, ar + sr, ai + si)
-            if p == 0:
-                _put(target, o + out, er - di, ei + dr)
-                _put(target, o + 2 * out, er + di, ei - dr)
-            else:
-                _put_turned(target, o + out, er - di, ei + dr, turns, turn)
-                _put_turned(target, o + 2 * out, er + di, ei - dr, turns, turn + 2)
-        turn += 4
+def _four(given: Any) -> list[Any]:
+    ar, ai, br, bi, cr, ci, dr, di = given
+    er, ei, fr, fi = ar + cr, ai + ci, ar - cr, ai - ci
+    gr, gi, hr, hi = br + dr, bi + di, br - dr, bi - di
+    return [er + gr, ei + gi, fr - hi, fi + hr, er - gr, ei - gi, fr + hi, fi - hr]
 
 
-@compiled(inline="always")
-def _by_four(
-    source: NDArray[np.float32],
-    at: int,
-    step: int,
-    target: NDArray[np.float32],
-    m: int,
-    s: int,
-    wide: int,
-    turns: NDArray[np.float32],
-    turn: int,
-) -> None:
-    apart, out = s * m * step, s * wide * _PAIR
-    for p in range(m):
-        for t in range(s * wide):
-            i, o = at + s * p * step + t * _PAIR, 4 * p * out + t * _PAIR
-            ar, ai = load(source, i), load(source, i + LANES)
-            br, bi = load(source, i + apart), load(source, i + apart + LANES)
-            cr, ci = load(source, i + 2 * apart), load(source, i + 2 * apart + LANES)
-            dr, di = load(source, i + 3 * apart), load(source, i + 3 * apart + LANES)
-            er, ei, fr, fi = ar + cr, ai + ci, ar - cr, ai - ci
-            gr, gi, hr, hi = br + dr, bi + di, br - dr, bi - di
-            _put(target, o, er + gr, ei + gi)
-            if p == 0:
-                _put(target, o + out, fr - hi, fi + hr)
-                _put(target, o + 2 * out, er - gr, ei - gi)
-                _put(target, o + 3 * out, fr + hi, fi - hr)
-            else:
-                _put_turned(target, o + out, fr - hi, fi + hr, turns, turn)
-                _put_turned(target, o + 2 * out, er - gr, ei - gi, turns, turn + 2)
-                _put_turned(target, o + 3 * out, fr + hi, fi - hr, turns, turn + 4)
-        turn += 6
+def _five(given: Any) -> list[Any]:
+    ar, ai, br, bi, cr, ci, dr, di, er, ei = given
+    c1, c2, s1, s2 = (number(ar, f(a * np.pi)) for f, a in ((np.cos, 0.4), (np.cos, 0.8), (np.sin, 0.4), (np.sin, 0.8)))
+    fr, fi, gr, gi = br + er, bi + ei, cr + dr, ci + di
+    hr, hi, kr, ki = br - er, bi - ei, cr - dr, ci - di
+    xr, xi = ar + (c1 * fr + c2 * gr), ai + (c1 * fi + c2 * gi)
+    yr, yi = ar + (c2 * fr + c1 * gr), ai + (c2 * fi + c1 * gi)
+    ur, ui = s1 * hr + s2 * kr, s1 * hi + s2 * ki
+    vr, vi = s2 * hr - s1 * kr, s2 * hi - s1 * ki
+    ends = [xr - ui, xi + ur, yr - vi, yi + vr, yr + vi, yi - vr, xr + ui, xi - ur]
+    return [ar + (fr + gr), ai + (fi + gi), *ends]
 
 
-@compiled(inline="always")
-def _by_five(
-    source: NDArray[np.float32],
-    at: int,
-    step: int,
-    target: NDArray[np.float32],
-    m: int,
-    s: int,
-    wide: int,
-    turns: NDArray[np.float32],
-    turn: int,
-) -> None:
-    apart, out = s * m * step, s * wide * _PAIR
-    c1, c2 = spread(np.float32(np.cos(0.4 * np.pi))), spread(np.float32(np.cos(0.8 * np.pi)))
-    s1, s2 = spread(np.float32(np.sin(0.4 * np.pi))), spread(np.float32(np.sin(0.8 * np.pi)))
-    for p in range(m):
-        for t in range(s * wide):
-            i, o = at + s * p * step + t * _PAIR, 5 * p * out + t * _PAIR
-            ar, ai = load(source, i), load(source, i + LANES)
-            br, bi = load(source, i + apart), load(source, i + apart + LANES)
-            cr, ci = load(source, i + 2 * apart), load(source, i + 2 * apart + LANES)
-            dr, di = load(source, i + 3 * apart), load(source, i + 3 * apart + LANES)
-            er, ei = load(source, i + 4 * apart), load(source, i + 4 * apart + LANES)
-            fr, fi, gr, gi = br + er, bi + ei, cr + dr, ci + di
-            hr, hi, kr, ki = br - er, bi - ei, cr - dr, ci - di
-            _put(target, o, ar + (fr + gr), ai + (fi + gi))
-            xr, xi = ar + (c1 * fr + c2 * gr), ai + (c1 * fi + c2 * gi)
-            yr, yi = ar + (c2 * fr + c1 * gr), ai + (c2 * fi + c1 * gi)
-            ur, ui = s1 * hr + s2 * kr, s1 * hi + s2 * ki
-            vr, vi = s2 * hr - s1 * kr, s2 * hi - s1 * ki
-            if p == 0:
-                _put(target, o + out, xr - ui, xi + ur)
-                _put(target, o + 2 * out, yr - vi, yi + vr)
-                _put(target, o + 3 * out, yr + vi, yi - vr)
-                _put(target, o + 4 * out, xr + ui, xi - ur)
-            else:
-                _put_turned(target, o + out, xr - ui, xi + ur, turns, turn)
-                _put_turned(target, o + 2 * out, yr - vi, yi + vr, turns, turn + 2)
-                _put_turned(target, o + 3 * out, yr + vi, yi - vr, turns, turn + 4)
-                _put_turned(target, o + 4 * out, xr + ui, xi - ur, turns, turn + 6)
-        turn += 8
+_first_by_two, _by_two = (_butterfly(_two, 2, turned) for turned in (False, True))
+_first_by_three, _by_three = (_butterfly(_three, 3, turned) for turned in (False, True))
+_first_by_four, _by_four = (_butterfly(_four, 4, turned) for turned in (False, True))
+_first_by_five, _by_five = (_butterfly(_five, 5, turned) for turned in (False, True))

@@ -23,15 +23,24 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, register_model
 
 __all__ = [
+    "ALIGNED",
+    "EIGHT",
+    "FLOATS",
     "LANES",
     "Eight",
     "between",
+    "constants",
     "cubic_and_line_lookup",
     "cubic_lookup",
+    "fetch",
     "fused",
+    "interleave",
     "interleaved",
+    "keep_between",
     "load",
+    "multiply_add",
     "nothing_beyond",
+    "repeat",
     "spread",
     "store",
     "transpose",
@@ -39,8 +48,8 @@ __all__ = [
 
 LANES = 8
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_FLOATS, _INTS, _FOUR = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, 4)
-_ALIGNED = 4
+FLOATS, _INTS, _FOUR = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, 4)
+ALIGNED = 4
 """Alignment of arrays that is assumed, bytes. Arrays that begin at a cache line are faster all the same."""
 
 
@@ -60,16 +69,17 @@ class Eight(types.Type):
 @register_model(Eight)
 class _EightModel(PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _FLOATS)
+        super().__init__(manager, kind, FLOATS)
 
 
-_eight = Eight()
+EIGHT = Eight()
+"""The type, for numba."""
 
 
 def _operator(which: Any, instruction: str) -> None:
     @infer_global(which)
     class _Typing(ConcreteTemplate):
-        cases: ClassVar = [signature(_eight, _eight, _eight)]
+        cases: ClassVar = [signature(EIGHT, EIGHT, EIGHT)]
 
     @lower_builtin(which, Eight, Eight)
     def _lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -87,16 +97,46 @@ def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any, to: Any
     return builder.bitcast(builder.gep(data, [at]), to.as_pointer())
 
 
-def _fetch(builder: Any, pointer: Any) -> Any:
-    return builder.load(pointer, align=_ALIGNED)
+def fetch(builder: Any, pointer: Any) -> Any:
+    """Load from a pointer to numbers."""
+    return builder.load(pointer, align=ALIGNED)
 
 
-def _constants(kind: Any, value: float) -> Any:
+def constants(kind: Any, value: float) -> Any:
+    """Return a vector of one number."""
     return ir.Constant(kind, [ir.Constant(kind.element, value)] * kind.count)
 
 
 def _shuffle(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(places)), places))
+
+
+def repeat(builder: Any, number: Any) -> Any:
+    """Repeat a number eight times."""
+    first = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), number, _INT(0))
+    return _shuffle(builder, first, first, [0] * LANES)
+
+
+def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Fused multiply-add of vectors."""
+    call = builder.module.declare_intrinsic("llvm.fma.v8f32", (), ir.FunctionType(FLOATS, [FLOATS] * 3))
+    return builder.call(call, [a, b, c])
+
+
+def interleave(builder: Any, even: Any, odd: Any) -> list[Any]:
+    """Both vectors of `interleaved`."""
+    places = [[start + i // 2 + i % 2 * LANES for i in range(LANES)] for start in (0, LANES // 2)]
+    return [_shuffle(builder, even, odd, half) for half in places]
+
+
+def keep_between(builder: Any, values: Any, *limits: Any) -> Any:
+    """Vector of `between`."""
+    places = ir.Constant(_INTS, [_INT(i) for i in range(LANES)])
+    chosen = []
+    for comparison, limit in zip((">=", "<"), limits, strict=True):
+        one = builder.insert_element(ir.Constant(_INTS, ir.Undefined), builder.trunc(limit, _INT), _INT(0))
+        chosen.append(builder.icmp_signed(comparison, places, _shuffle(builder, one, one, [0] * LANES)))
+    return builder.select(builder.and_(*chosen), values, constants(FLOATS, -0.0))
 
 
 def _inlined(function: Any) -> Any:
@@ -108,9 +148,9 @@ def load(_: Any, array: Any, at: Any) -> Any:
     """Load elements ``at`` to ``at + 7`` of a contiguous array of one dimension."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _fetch(builder, _pointer(context, builder, signature.args[0], arguments[0], arguments[1], _FLOATS))
+        return fetch(builder, _pointer(context, builder, signature.args[0], arguments[0], arguments[1], FLOATS))
 
-    return _eight(array, types.intp), generate
+    return EIGHT(array, types.intp), generate
 
 
 @_inlined
@@ -118,8 +158,8 @@ def store(_: Any, array: Any, at: Any, value: Any) -> Any:
     """Store eight numbers in elements ``at`` to ``at + 7`` of a contiguous array of one dimension."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], _FLOATS)
-        builder.store(arguments[2], pointer, align=_ALIGNED)
+        pointer = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], FLOATS)
+        builder.store(arguments[2], pointer, align=ALIGNED)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), generate
@@ -131,10 +171,9 @@ def spread(_: Any, value: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         del context, signature
-        first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), arguments[0], _INT(0))
-        return _shuffle(builder, first, first, [0] * LANES)
+        return repeat(builder, arguments[0])
 
-    return _eight(types.float32), generate
+    return EIGHT(types.float32), generate
 
 
 @_inlined
@@ -144,9 +183,9 @@ def nothing_beyond(_: Any, values: Any, arguments: Any, end: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         del context, signature
         values, arguments, end = given
-        return builder.select(builder.fcmp_ordered("<=", arguments, end), values, _constants(_FLOATS, 0.0))
+        return builder.select(builder.fcmp_ordered("<=", arguments, end), values, constants(FLOATS, 0.0))
 
-    return _eight(_eight, _eight, _eight), generate
+    return EIGHT(EIGHT, EIGHT, EIGHT), generate
 
 
 @_inlined
@@ -155,10 +194,9 @@ def fused(_: Any, a: Any, b: Any, c: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         del context, signature
-        call = builder.module.declare_intrinsic("llvm.fma.v8f32", (), ir.FunctionType(_FLOATS, [_FLOATS] * 3))
-        return builder.call(call, arguments)
+        return multiply_add(builder, *arguments)
 
-    return _eight(_eight, _eight, _eight), generate
+    return EIGHT(EIGHT, EIGHT, EIGHT), generate
 
 
 @_inlined
@@ -166,14 +204,9 @@ def interleaved(_: Any, even: Any, odd: Any) -> Any:
     """Interleave two vectors: the first eight and the last eight of sixteen numbers given as even and odd elements."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        even, odd = arguments
-        halves = []
-        for start in (0, LANES // 2):
-            places = [start + i // 2 + i % 2 * LANES for i in range(LANES)]
-            halves.append(_shuffle(builder, even, odd, places))
-        return context.make_tuple(builder, signature.return_type, halves)
+        return context.make_tuple(builder, signature.return_type, interleave(builder, *arguments))
 
-    return types.UniTuple(_eight, 2)(_eight, _eight), generate
+    return types.UniTuple(EIGHT, 2)(EIGHT, EIGHT), generate
 
 
 @_inlined
@@ -182,15 +215,9 @@ def between(_: Any, values: Any, begin: Any, end: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         del context, signature
-        values, *limits = arguments
-        places = ir.Constant(_INTS, [_INT(i) for i in range(LANES)])
-        chosen = []
-        for comparison, limit in zip((">=", "<"), limits, strict=True):
-            one = builder.insert_element(ir.Constant(_INTS, ir.Undefined), builder.trunc(limit, _INT), _INT(0))
-            chosen.append(builder.icmp_signed(comparison, places, _shuffle(builder, one, one, [0] * LANES)))
-        return builder.select(builder.and_(*chosen), values, _constants(_FLOATS, -0.0))
+        return keep_between(builder, *arguments)
 
-    return _eight(_eight, types.intp, types.intp), generate
+    return EIGHT(EIGHT, types.intp, types.intp), generate
 
 
 @_inlined
@@ -201,7 +228,7 @@ def transpose(_: Any, source: Any, at: Any, step: Any, target: Any, target_at: A
         source, at, step, target, target_at, target_step = arguments
         rows = []
         for _ in range(LANES):
-            rows.append(_fetch(builder, _pointer(context, builder, signature.args[0], source, at, _FLOATS)))
+            rows.append(fetch(builder, _pointer(context, builder, signature.args[0], source, at, FLOATS)))
             at = builder.add(at, step)
         # Exchange halves, then pairs, then neighbours.
         for span in (4, 2, 1):
@@ -212,8 +239,8 @@ def transpose(_: Any, source: Any, at: Any, step: Any, target: Any, target_at: A
                     a, b = rows[i], rows[i + span]
                     rows[i], rows[i + span] = _shuffle(builder, a, b, low), _shuffle(builder, a, b, high)
         for row in rows:
-            pointer = _pointer(context, builder, signature.args[3], target, target_at, _FLOATS)
-            builder.store(row, pointer, align=_ALIGNED)
+            pointer = _pointer(context, builder, signature.args[3], target, target_at, FLOATS)
+            builder.store(row, pointer, align=ALIGNED)
             target_at = builder.add(target_at, target_step)
         return context.get_dummy_value()
 
@@ -245,7 +272,7 @@ def cubic_lookup(first_octave: int, pieces: int, n_pieces: int) -> Callable[[Any
             places, t = _places(builder, given[1], first_octave, pieces, n_pieces, 4)
             return _polynomial(builder, t, _coefficients(context, builder, signature.args[0], given[0], places))
 
-        return _eight(table, _eight), generate
+        return EIGHT(table, EIGHT), generate
 
     return _inlined(lookup)  # type: ignore[no-any-return]
 
@@ -268,7 +295,7 @@ def cubic_and_line_lookup(first_octave: int, pieces: int, n_pieces: int) -> Call
             line = _coefficients(context, builder, kind, given[0], places)[:2]
             return builder.fadd(value, builder.fmul(given[2], _polynomial(builder, t, line)))
 
-        return _eight(table, _eight, _eight), generate
+        return EIGHT(table, EIGHT, EIGHT), generate
 
     return _inlined(lookup)  # type: ignore[no-any-return]
 
@@ -280,20 +307,20 @@ def _places(
     # The exponent and the leading bits of a float give its piece, and the other bits its place in the piece.
     bits = 23 - (pieces.bit_length() - 1)
     as_bits = builder.bitcast(arguments, _INTS)
-    before, zero, last = (_constants(_INTS, i) for i in ((127 + first_octave) * pieces, 0, n_pieces - 1))
-    piece = builder.sub(builder.ashr(as_bits, _constants(_INTS, bits)), before)
+    before, zero, last = (constants(_INTS, i) for i in ((127 + first_octave) * pieces, 0, n_pieces - 1))
+    piece = builder.sub(builder.ashr(as_bits, constants(_INTS, bits)), before)
     piece = builder.select(builder.icmp_signed("<", piece, zero), zero, piece)
     piece = builder.select(builder.icmp_signed(">", piece, last), last, piece)
-    rest = builder.and_(as_bits, _constants(_INTS, (1 << bits) - 1))
-    t = builder.fmul(builder.sitofp(rest, _FLOATS), _constants(_FLOATS, 2.0**-bits))
-    first = builder.mul(piece, _constants(_INTS, numbers))
+    rest = builder.and_(as_bits, constants(_INTS, (1 << bits) - 1))
+    t = builder.fmul(builder.sitofp(rest, FLOATS), constants(FLOATS, 2.0**-bits))
+    first = builder.mul(piece, constants(_INTS, numbers))
     return [builder.zext(builder.extract_element(first, _INT(i)), _LONG) for i in range(LANES)], t
 
 
 def _coefficients(context: Any, builder: Any, kind: Any, table: Any, places: list[Any]) -> list[Any]:
     """Load four numbers from each place on, and return the first of all places, the second, and so on."""
     # Four neighbours are loaded together and then transposed.
-    fours = [_fetch(builder, _pointer(context, builder, kind, table, place, _FOUR)) for place in places]
+    fours = [fetch(builder, _pointer(context, builder, kind, table, place, _FOUR)) for place in places]
     a, b, c, d = (_shuffle(builder, fours[i], fours[i + 4], list(range(LANES))) for i in range(4))
     found = []
     for pair in ([0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]):
