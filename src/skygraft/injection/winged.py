@@ -41,10 +41,6 @@ __all__ = ["WingedImage", "describe_wings", "winged_image"]
 _AT_ONCE = 64
 _FURTHEST = 1e5
 """Pixels beyond which wings without an outer radius are not drawn."""
-_VISIBLE_END = 3.0
-"""Magnitudes by which an end may be brighter than the limit before it is drawn pixel by pixel."""
-_CELL, _MISSED_AT_END = 16.0, 1e-5
-"""Side of the cells that faint wings end with, pixels, and the part of a source's flux that they may miss there."""
 _HALF_LIGHT = math.sqrt(2.0 * math.log(2.0))
 """Half-light radius of a Gaussian, in standard deviations."""
 _BLURRED = ("Sersic", "Gaussian", "Moffat", "Spergel", "Kolmogorov", "InclinedExponential", "InclinedSersic")
@@ -131,10 +127,8 @@ class WingedImage:
             found[:, k] = self._known[place]
         return WingScale(*found)
 
-    def _reaches(
-        self, sources: Sources, amplitude: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Radii in pixels to which wings are drawn, and whether they end where they can be seen, shape (N,).
+    def _reaches(self, sources: Sources, amplitude: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Radii in pixels to which wings are drawn, shape (N,).
 
         `amplitude` is the surface brightness at the join radius, image units a pixel; NaN means no wings.
         """
@@ -142,7 +136,7 @@ class WingedImage:
         assert calib is not None
         size = np.abs(amplitude)
         if not len(size):
-            return np.zeros(0), np.zeros(0, dtype=np.bool_)
+            return np.zeros(0)
         box = self._exposure.box
         x, y = np.clip(sources.x, box.x_min, box.x_max), np.clip(sources.y, box.y_min, box.y_max)
         limit = np.abs(calib.inst_flux(np.full(len(x), self.settings.limit), x, y)) * self._scale**2
@@ -159,11 +153,7 @@ class WingedImage:
             asked = np.nan_to_num(np.asarray(sources.shape["draw_size"], dtype=np.float64))
             cut = (asked > 0) & (sources.source_type != "Star")
             reach[cut] = np.minimum(reach[cut], 0.5 * asked[cut])
-        end = size * wings.profile(reach * (1 - 1e-9))
-        # Cells across the end are kept or dropped whole: their areas do not quite make up the circle's.
-        missed = end * _CELL**2 * np.sqrt(2.0 * np.pi * reach / _CELL) / 3.0
-        seen = end > limit * 10.0 ** (0.4 * _VISIBLE_END)
-        return reach, seen | (missed > _MISSED_AT_END * np.abs(sources.flux))
+        return reach
 
     def _has_wings(self, sources: Sources) -> NDArray[np.bool_]:
         """Sources that the PSF's wings belong to: all but stamps that are not convolved."""
@@ -181,7 +171,7 @@ class WingedImage:
         if mine.size:
             some = subset(sources, np.isin(np.arange(len(sources)), mine))
             scaled = self._scaled(some.x, some.y)
-            reach, _ends = self._reaches(some, some.flux * scaled.scale * scaled.amplitude)
+            reach = self._reaches(some, some.flux * scaled.scale * scaled.amplitude)
             core.pixels[mine] = np.maximum(core.pixels[mine], np.ceil(reach + 0.5 * _lengths(some)))
         return core
 
@@ -264,7 +254,7 @@ class WingedImage:
         some = subset(sources, drawn)
         amplitude = some.flux * self._light_of_stamps(some) * report.kernel_scale[rows]
         amplitude = amplitude * self._amplitudes(some, near[rows])
-        reach, sharp = self._reaches(some, amplitude)
+        reach = self._reaches(some, amplitude)
         lit = np.isfinite(amplitude) & (amplitude != 0) & (reach > 0)
         owner, x, y, share = _points(some, 0.5 * self.wings.inner)
         blur = self._blurs(some)
@@ -274,7 +264,7 @@ class WingedImage:
         order = np.argsort(blur[owner], kind="stable")
         owner, x, y, share = owner[order], x[order], y[order], share[order]
         painter = WingPainter(canvas, self.wings)
-        landed, clipped = painter.add(x, y, amplitude[owner] * share, reach[owner], blur[owner], sharp[owner])
+        landed, clipped = painter.add(x, y, amplitude[owner] * share, reach[owner], blur[owner])
         painter.finish()
         report.flux_deposited[rows] += np.bincount(owner, weights=landed, minlength=len(rows))
         cut = np.bincount(owner, weights=clipped, minlength=len(rows)) > 0
