@@ -22,7 +22,7 @@ from skygraft.psf.wings import Wings
 from skygraft.render.canvas import Canvas
 from skygraft.render.coarse import FINEST, N_LEVELS, NODE, Cells, CoarseField
 from skygraft.render.vectors import LANES, between, cubic_lookup, load, nothing_beyond, spread, store, transpose
-from skygraft.render.wing_tables import FIRST_OCTAVE, N_PIECES, OFFSET, PIECES, wing_table
+from skygraft.render.wing_tables import FIRST_OCTAVE, N_PIECES, OFFSET, PIECES, SIGMAS, wing_table
 
 __all__ = ["WingPainter"]
 
@@ -32,6 +32,16 @@ _LANES = np.arange(LANES, dtype=np.float32)
 _BAND = 1.4143 * (FINEST - 1) + 0.5
 """Width of the band inside the end in which the pixels of the cells that it lies across are, pixels."""
 _value_at = cubic_lookup(FIRST_OCTAVE, PIECES, N_PIECES)
+
+type _Kept = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]
+type _Room = tuple[
+    NDArray[np.int64],
+    NDArray[np.int64],
+    NDArray[np.int64],
+    NDArray[np.float32],
+    NDArray[np.int64],
+    NDArray[np.int64],
+]
 
 _IN_BAND = 0.5 * np.cos(np.pi * (np.arange(4) + 0.5) / 4) - 0.5
 """Places of the band, -1 to 0 in the square of the radius, at which its cubic agrees with the light."""
@@ -59,6 +69,15 @@ class WingPainter:
         self._pixels = aligned((rows * columns + 1, FINEST**2), np.zeros)
         self._slots = np.zeros(rows * columns, dtype=np.int32)
         self._used = np.zeros(1, dtype=np.int64)
+        # Room for rows, runs and cells of one source; untouched memory costs nothing.
+        m = len(self._field.cells.touched)
+        self._room = (
+            np.empty((2, rows + 2, 6), dtype=np.int64),
+            *np.empty((2, 4 * rows + 8, 3), dtype=np.int64),
+            np.zeros((3, m + LANES), dtype=np.float32),
+            np.empty(m, dtype=np.int64),
+            np.empty((2, rows * columns, 3), dtype=np.int64),
+        )
 
     def add(
         self,
@@ -67,6 +86,7 @@ class WingPainter:
         amplitude: NDArray[np.float64],
         reach: NDArray[np.float64],
         blur: NDArray[np.int64],
+        blurs: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Add the wings of N points, one after the other in the order given.
 
@@ -79,7 +99,9 @@ class WingPainter:
         reach : ndarray, shape (N,)
             Radius at which they end, pixels.
         blur : ndarray of int, shape (N,)
-            Number of the Gaussian that they are blurred by, from `skygraft.render.wing_tables.blur_of`.
+            Which of `blurs` they are blurred by; those of points are 0.
+        blurs : ndarray, shape (M, L), optional
+            From `skygraft.render.wing_tables.blur_of`; the first, which need not be right, is that of points.
 
         Returns
         -------
@@ -98,14 +120,16 @@ class WingPainter:
         ends, place = np.unique(reach[whole], return_inverse=True)
         deposited[whole] = amplitude[whole] * np.array([wings.enclosed(float(end)) for end in ends])[place]
         box = canvas.x0, canvas.y0, canvas.x0 + n_columns, canvas.y0 + n_rows
+        point = np.eye(1, len(SIGMAS))[0]
         # Runs of sources that share a table.
         for some in np.split(np.arange(len(x)), np.flatnonzero(np.diff(blur)) + 1):
             if not some.size:
                 continue
-            table = wing_table(wings, int(blur[some[0]]))
+            table = wing_table(wings, point if blurs is None or blur[some[0]] == 0 else blurs[blur[some[0]]])
             points = x[some], y[some], amplitude[some], reach[some], ~whole[some]
             kept, scale = (self._pixels, self._slots, self._used), (table.unit, table.inner)
-            landed = _add_light(box, self._field.cells, kept, table.pieces, table.radii, scale, _BANDS, points)
+            room = self._room
+            landed = _add_light(box, self._field.cells, kept, room, table.pieces, table.radii, scale, _BANDS, points)
             counted = some[~whole[some]]
             deposited[counted] = landed[~whole[some]]
         return deposited, clipped
@@ -121,7 +145,8 @@ class WingPainter:
 def _add_light(
     box: tuple[int, int, int, int],
     cells: Cells,
-    kept: tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]],
+    kept: _Kept,
+    room: _Room,
     table: NDArray[np.float32],
     radii: NDArray[np.float64],
     scale: tuple[float, float],
@@ -136,12 +161,9 @@ def _add_light(
 ) -> NDArray[np.float64]:  # pragma: no cover - compiled
     """Add the light of points (x, y, amplitude, reach, whether what lands is wanted) to cells and pixels."""
     (unit, inner), (px, py, amplitudes, reaches, counts) = scale, points
-    (pixels, slots, _), (in_band, to_cubic) = kept, bands
-    per, layout, m = 1.0 / unit, cells.layout, cells.touched.size
-    both = np.empty((2, layout[0, 3] + 2, 6), dtype=np.int64)
-    runs, near = np.empty((2, 4 * layout[0, 3] + 8, 3), dtype=np.int64)
-    nodes, places = np.empty((3, m + LANES), dtype=np.float32), np.empty(m, dtype=np.int64)
-    blocks = np.empty((2, len(slots), 3), dtype=np.int64)
+    pixels, (in_band, to_cubic) = kept[0], bands
+    per = 1.0 / unit
+    nodes, places, blocks = room[3:]
     some, cubic = np.zeros(LANES, dtype=np.float32), np.zeros(4, dtype=np.float32)
     landed = np.zeros(px.size)
     for s in range(px.size):
@@ -159,9 +181,7 @@ def _add_light(
                 cubic[k] = 0.0
                 for t in range(4):
                     cubic[k] += to_cubic[k, t] * some[t]
-        n_cells, n_ends, n_near = _choose(
-            cells, kept, x, y, reach, radii, inner, both, runs, near, nodes, places, blocks
-        )
+        n_cells, n_ends, n_near = _choose(cells, kept, room, x, y, reach, radii, inner)
         landed[s] = _add_cells(box, cells, n_cells, nodes, places, per, amplitude, table, count)
         if fits:
             landed[s] += _add_ends(box, pixels, blocks[0, :n_ends], x, y, end, cubic, band, count)
@@ -174,18 +194,13 @@ def _add_light(
 @compiled
 def _choose(
     cells: Cells,
-    kept: tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]],
+    kept: _Kept,
+    room: _Room,
     x: float,
     y: float,
     reach: float,
     radii: NDArray[np.float64],
     inner: float,
-    both: NDArray[np.int64],
-    runs: NDArray[np.int64],
-    near: NDArray[np.int64],
-    nodes: NDArray[np.float32],
-    places: NDArray[np.int64],
-    blocks: NDArray[np.int64],
 ) -> tuple[int, int, int]:  # pragma: no cover - compiled
     """Choose the cells that stand for their pixels, and those that are drawn pixel by pixel at the end and near (x, y).
 
@@ -197,6 +212,7 @@ def _choose(
     tuple of int
         Numbers of the cells, and of those drawn pixel by pixel at the end and near the source.
     """
+    both, runs, near, nodes, places, blocks = room
     layout, by_cell = cells.layout, cells.values.reshape(-1, 9)
     n_cells, n_blocks, n_near = 0, 0, 0
     end = reach * reach
@@ -286,7 +302,7 @@ def _append(runs: NDArray[np.int64], n: int, begin: int, stop: int, row: int) ->
 @compiled
 def _take_pixels(
     layout: NDArray[np.int64],
-    kept: tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]],
+    kept: _Kept,
     runs: NDArray[np.int64],
     n_runs: int,
     blocks: NDArray[np.int64],
