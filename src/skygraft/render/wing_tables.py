@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,11 +117,12 @@ def wing_table(wings: Wings, blur: NDArray[np.float64]) -> WingTable:
     used = np.flatnonzero(blur)
     if used.tolist() == [0] and blur[0] == 1.0:
         return _points_table(wings)
-    parts = [_part(wings, int(k)) for k in used]
-    fluxes = blur[used]
-    pieces = np.tensordot(fluxes, np.stack([part.pieces for part in parts]), 1).astype(np.float32)
-    error, light = (np.tensordot(fluxes, np.stack([part.trials[i] for part in parts]), 1) for i in (0, 1))
-    return WingTable(pieces, wings.inner, 0.0, _least_radii(error, light, _tried(wings, 0.0)))
+    parts = _parts(wings)
+    parts.make(used)
+    # Those that are not made are zero, and so are their fluxes.
+    pieces = (blur @ parts.pieces).astype(np.float32)
+    error, light = np.tensordot(blur, parts.trials, 1)
+    return WingTable(pieces, wings.inner, 0.0, _least_radii(error, light, parts.tried))
 
 
 @functools.lru_cache(maxsize=16)
@@ -137,17 +138,31 @@ def _points_table(wings: Wings) -> WingTable:
     )
 
 
-class _Part(NamedTuple):
-    """Of one Gaussian: cubic pieces, and what `_trials` found."""
+class _Parts:
+    """Of each Gaussian, once it was asked for: cubic pieces, and what `_trials` found; threads may share them."""
 
-    pieces: NDArray[np.float64]
-    trials: NDArray[np.float64]
+    def __init__(self, wings: Wings) -> None:
+        self._wings, self.tried = wings, _tried(wings, 0.0)
+        self.pieces = np.zeros((len(SIGMAS), 4 * N_PIECES))
+        self.trials = np.zeros((len(SIGMAS), 2, N_LEVELS, 2, len(self.tried)))
+        self._made = np.zeros(len(SIGMAS), dtype=np.bool_)
+        self._lock = threading.Lock()
+
+    def make(self, which: NDArray[np.intp]) -> None:
+        """Make those of some Gaussians."""
+        if self._made[which].all():
+            return
+        with self._lock:
+            for k in which[~self._made[which]].tolist():
+                light = _blurred(self._wings, float(SIGMAS[k])) if k else _without_end(self._wings)
+                self.pieces[k] = _pieces(light, self._wings.inner)
+                self.trials[k] = _trials(light, self.tried, math.inf)
+                self._made[k] = True
 
 
-@functools.lru_cache(maxsize=256)
-def _part(wings: Wings, k: int) -> _Part:
-    light = _without_end(wings) if k == 0 else _blurred(wings, float(SIGMAS[k]))
-    return _Part(_pieces(light, wings.inner), np.stack(_trials(light, _tried(wings, 0.0), math.inf)))
+@functools.lru_cache(maxsize=16)
+def _parts(wings: Wings) -> _Parts:
+    return _Parts(wings)
 
 
 def _pieces(light: _Radial, unit: float) -> NDArray[np.float64]:
