@@ -29,11 +29,12 @@ from skygraft.psf import LinearPSF
 from skygraft.psf.tapered import Joined, check_join, measure_join
 from skygraft.psf.wings import Wings
 from skygraft.render import Canvas, RenderReport, Sources, render
-from skygraft.render.components import are_trailed
+from skygraft.render.components import are_profiles, are_trailed, components
 from skygraft.render.prepared import width_meter
+from skygraft.render.radial import WIDTHS, gaussian_fluxes
 from skygraft.render.trails import MAX_TRAIL, trail_extents
 from skygraft.render.wing_painter import WingPainter
-from skygraft.render.wing_tables import blur_of
+from skygraft.render.wing_tables import SIGMAS, blur_of
 from skygraft.wcs import pixel_scale
 
 __all__ = ["WingedImage", "describe_wings", "winged_image"]
@@ -41,13 +42,12 @@ __all__ = ["WingedImage", "describe_wings", "winged_image"]
 _AT_ONCE = 64
 _FURTHEST = 1e5
 """Pixels beyond which wings without an outer radius are not drawn."""
-_VISIBLE_END = 3.0
-"""Magnitudes by which an end may be brighter than the limit before it is drawn pixel by pixel."""
-_CELL, _MISSED_AT_END = 16.0, 1e-5
-"""Side of the cells that faint wings end with, pixels, and the part of a source's flux that they may miss there."""
 _HALF_LIGHT = math.sqrt(2.0 * math.log(2.0))
 """Half-light radius of a Gaussian, in standard deviations."""
-_BLURRED = ("Sersic", "Gaussian", "Moffat", "Spergel", "Kolmogorov", "InclinedExponential", "InclinedSersic")
+_BLURRED = (
+    *("Sersic", "Gaussian", "Moffat", "Spergel", "Kolmogorov"),
+    *("InclinedExponential", "InclinedSersic", "RandomKnots"),
+)
 
 
 class WingedImage:
@@ -131,10 +131,8 @@ class WingedImage:
             found[:, k] = self._known[place]
         return WingScale(*found)
 
-    def _reaches(
-        self, sources: Sources, amplitude: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Radii in pixels to which wings are drawn, and whether they end where they can be seen, shape (N,).
+    def _reaches(self, sources: Sources, amplitude: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Radii in pixels to which wings are drawn, shape (N,).
 
         `amplitude` is the surface brightness at the join radius, image units a pixel; NaN means no wings.
         """
@@ -142,7 +140,7 @@ class WingedImage:
         assert calib is not None
         size = np.abs(amplitude)
         if not len(size):
-            return np.zeros(0), np.zeros(0, dtype=np.bool_)
+            return np.zeros(0)
         box = self._exposure.box
         x, y = np.clip(sources.x, box.x_min, box.x_max), np.clip(sources.y, box.y_min, box.y_max)
         limit = np.abs(calib.inst_flux(np.full(len(x), self.settings.limit), x, y)) * self._scale**2
@@ -159,11 +157,7 @@ class WingedImage:
             asked = np.nan_to_num(np.asarray(sources.shape["draw_size"], dtype=np.float64))
             cut = (asked > 0) & (sources.source_type != "Star")
             reach[cut] = np.minimum(reach[cut], 0.5 * asked[cut])
-        end = size * wings.profile(reach * (1 - 1e-9))
-        # Cells across the end are kept or dropped whole: their areas do not quite make up the circle's.
-        missed = end * _CELL**2 * np.sqrt(2.0 * np.pi * reach / _CELL) / 3.0
-        seen = end > limit * 10.0 ** (0.4 * _VISIBLE_END)
-        return reach, seen | (missed > _MISSED_AT_END * np.abs(sources.flux))
+        return reach
 
     def _has_wings(self, sources: Sources) -> NDArray[np.bool_]:
         """Sources that the PSF's wings belong to: all but stamps that are not convolved."""
@@ -181,7 +175,7 @@ class WingedImage:
         if mine.size:
             some = subset(sources, np.isin(np.arange(len(sources)), mine))
             scaled = self._scaled(some.x, some.y)
-            reach, _ends = self._reaches(some, some.flux * scaled.scale * scaled.amplitude)
+            reach = self._reaches(some, some.flux * scaled.scale * scaled.amplitude)
             core.pixels[mine] = np.maximum(core.pixels[mine], np.ceil(reach + 0.5 * _lengths(some)))
         return core
 
@@ -264,17 +258,17 @@ class WingedImage:
         some = subset(sources, drawn)
         amplitude = some.flux * self._light_of_stamps(some) * report.kernel_scale[rows]
         amplitude = amplitude * self._amplitudes(some, near[rows])
-        reach, sharp = self._reaches(some, amplitude)
+        reach = self._reaches(some, amplitude)
         lit = np.isfinite(amplitude) & (amplitude != 0) & (reach > 0)
         owner, x, y, share = _points(some, 0.5 * self.wings.inner)
-        blur = self._blurs(some)
+        blur, blurs = self._blurs(some)
         keep = lit[owner]
         owner, x, y, share = owner[keep], x[keep], y[keep], share[keep]
         # Sources that share a table together, else in order of injection id.
         order = np.argsort(blur[owner], kind="stable")
         owner, x, y, share = owner[order], x[order], y[order], share[order]
         painter = WingPainter(canvas, self.wings)
-        landed, clipped = painter.add(x, y, amplitude[owner] * share, reach[owner], blur[owner], sharp[owner])
+        landed, clipped = painter.add(x, y, amplitude[owner] * share, reach[owner], blur[owner], blurs)
         painter.finish()
         report.flux_deposited[rows] += np.bincount(owner, weights=landed, minlength=len(rows))
         cut = np.bincount(owner, weights=clipped, minlength=len(rows)) > 0
@@ -322,27 +316,31 @@ class WingedImage:
                     ratio[rows[k]] = stamp.total
         return ratio
 
-    def _blurs(self, sources: Sources) -> NDArray[np.int64]:
-        """Number of the Gaussian that stands for each source's own shape; 0 for points."""
-        radius = np.zeros(len(sources))
+    def _blurs(self, sources: Sources) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Which sum of Gaussians stands for each source's own shape, 0 of points, and these sums."""
         kind = sources.source_type
-
-        def column(name: str) -> NDArray[np.float64]:
-            values = sources.shape.get(name)
-            return np.zeros(len(sources)) if values is None else np.nan_to_num(np.asarray(values, dtype=np.float64))
-
-        round_ones = np.isin(kind, (*_BLURRED, "RandomKnots"))
-        radius[round_ones] = column("half_light_radius")[round_ones]
-        both = kind == "BulgeDisk"
-        if both.any():
-            part = column("bulge_fraction")
-            mixed = part * column("bulge_half_light_radius") + (1 - part) * column("disk_half_light_radius")
-            radius[both] = mixed[both]
+        which, sums = np.zeros(len(sources), dtype=np.int64), [np.zeros((1, len(SIGMAS)))]
+        cut = np.nan_to_num(np.asarray(sources.shape.get("trunc", np.zeros(len(sources))), dtype=np.float64)) != 0
+        rows = np.flatnonzero(are_profiles(sources) & ~cut)
+        if rows.size:
+            parts = components(sources, rows, np.ones(len(rows)), 0, self._options.flux_tolerance)
+            of, metric = parts.profiles, parts.profiles.metric
+            size = (metric[:, 0] * metric[:, 2] - metric[:, 1] ** 2) ** -0.25
+            fluxes = np.maximum(gaussian_fluxes(of.n, of.beta, of.nu), 0.0)
+            widths = size[:, None] * WIDTHS
+            gaussian = fluxes.sum(axis=1) < 0.5  # profiles of a small index are none
+            fluxes[gaussian], widths[gaussian] = np.eye(1, len(WIDTHS)), size[gaussian, None] / _HALF_LIGHT
+            each = blur_of(of.amplitude[:, None] * fluxes / fluxes.sum(axis=1, keepdims=True), widths)
+            sums.append(np.zeros((len(rows), len(SIGMAS))))
+            np.add.at(sums[1], parts.owner, each)
+            which[rows] = 1 + np.arange(len(rows))
+        radius = np.nan_to_num(np.asarray(sources.shape.get("half_light_radius", np.zeros(len(sources))), np.float64))
+        others = np.flatnonzero(np.isin(kind, _BLURRED) & (which == 0) & (radius > 0))
         with np.errstate(invalid="ignore", divide="ignore"):
-            size = np.sqrt(np.abs(np.linalg.det(sources.jacobian)))
-            sigma = np.where(radius > 0, radius / size / _HALF_LIGHT, 0.0)
-        sigma = np.minimum(np.nan_to_num(sigma, posinf=0.0), 20.0 * self.wings.join)
-        return np.array([blur_of(float(one)) for one in sigma], dtype=np.int64)
+            size = radius[others] / np.sqrt(np.abs(np.linalg.det(sources.jacobian[others])))
+        sums.append(blur_of(np.ones((len(others), 1)), np.nan_to_num(size, posinf=0.0)[:, None] / _HALF_LIGHT))
+        which[others] = 1 + len(rows) + np.arange(len(others))
+        return which, np.concatenate(sums)
 
 
 def _lengths(sources: Sources) -> NDArray[np.float64]:

@@ -36,7 +36,7 @@ __all__ = [
 RECORD_VERSION = 1
 """Version of the record's layout."""
 
-PIXEL_VERSION = 9
+PIXEL_VERSION = 10
 """Number of releases of skygraft that changed any output pixel; part of every content key."""
 
 _MISSING = object()
