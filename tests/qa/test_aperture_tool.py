@@ -30,7 +30,7 @@ SIX, TWELVE = CalibrationAperture(6.0), CalibrationAperture(12.0)
 
 @pytest.fixture(scope="module", autouse=True)
 def each_scene_once() -> Iterator[None]:
-    """What is detected on an image hangs on its pixels alone, and takes longest: it is not done for each radius again."""
+    """What is detected on an image hangs on its pixels alone, and takes longest; it is done once for all radii."""
     known: dict[bytes, Scene] = {}
 
     def prepared(exposure: Exposure) -> Scene:

@@ -101,7 +101,7 @@ def new_figure(*, wide: bool = False, height: float = 1.0) -> tuple[Figure, Axes
 
 
 def settle(figure: Figure) -> None:
-    """Give the parts of a figure their places for good: each file would look for them again, and draw everything twice."""
+    """Give the parts of a figure their places for good: each of its files would do so again, and draw all twice."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
