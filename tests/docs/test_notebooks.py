@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,15 +21,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
-def saver() -> ModuleType:
-    """The script that saves notebooks with their outputs."""
+def saver() -> Iterator[ModuleType]:
+    """The script that saves notebooks with their outputs; kernels and commands are forked."""
     for name in ("nbformat", "nbclient"):
         pytest.importorskip(name, reason="needs the dependency group docs: uv sync --group docs")
     spec = importlib.util.spec_from_file_location("save_notebooks", ROOT / "docs" / "save_notebooks.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    from kits.forked_kernels import forked_kernels
+
+    with tempfile.TemporaryDirectory() as folder, forked_kernels(Path(folder)) as kernels:
+        module.NotebookClient = functools.partial(module.NotebookClient, kernel_manager_class=kernels)
+        yield module
 
 
 def printed(notebook: Any) -> list[str]:

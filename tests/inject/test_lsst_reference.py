@@ -186,7 +186,9 @@ def direct(
     There is nothing to choose about it: no interpolant, no folding, no stamp. `source` is in pixels, at `place`, or by
     default where the row says, about which the pixels are.
     """
-    n, x, y = 1024, *(place or (float(row["x"]), float(row["y"])))
+    # The wings of galaxies would come in again on the other side.
+    n = 1024 if row["source_type"] == "Sersic" else 512
+    x, y = place or (float(row["x"]), float(row["y"]))
     x0, y0 = round(float(row["x"])), round(float(row["y"]))
     transform = galsim.ImageCD(galsim.BoundsI(-n // 2, n // 2 - 1, -n // 2, n // 2 - 1))
     source.withFlux(float(row["inst_flux"]) * scale).drawKImage(image=transform, scale=2 * np.pi / n)

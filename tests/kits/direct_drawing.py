@@ -10,6 +10,7 @@ from typing import Any
 
 import galsim
 import numpy as np
+import scipy.fft
 
 TIGHT = galsim.GSParams(
     kvalue_accuracy=1e-7, xvalue_accuracy=1e-7, folding_threshold=1e-4, maxk_threshold=1e-5, maximum_fft_size=16384
@@ -27,13 +28,12 @@ def draw_directly(profile: Any, jacobian: np.ndarray, x: float, y: float, kernel
     The flux is that of the profile times the sum of the kernel. Light beyond an edge comes in again on the other side.
     """
     in_pixels = galsim.JacobianWCS(*jacobian.ravel().tolist()).profileToImage(profile)
-    transform = in_pixels.drawKImage(nx=size + 1, ny=size + 1, scale=2 * math.pi / size).array
-    half = size // 2
-    m = np.fft.fftfreq(size, 1 / size).astype(int)
-    transform = transform[np.ix_(m + half, m + half)]
-    k = 2 * math.pi * m / size
+    # The transform of a real image is known from half a plane.
+    transform = galsim.ImageCD(galsim.BoundsI(0, size // 2, -(size // 2), (size - 1) // 2))
+    in_pixels.drawKImage(image=transform, scale=2 * math.pi / size, recenter=False)
+    ky, kx = 2 * math.pi * np.fft.fftfreq(size)[:, None], 2 * math.pi * np.fft.rfftfreq(size)
     box = np.zeros((size, size))
     box[: kernel.shape[0], : kernel.shape[1]] = kernel
-    centre = kernel.shape[0] // 2, kernel.shape[1] // 2
-    phase = np.exp(-1j * (k[None, :] * (x - centre[1]) + k[:, None] * (y - centre[0])))
-    return np.fft.ifft2(np.fft.fft2(box) * transform * phase).real
+    moved = np.exp(-1j * ky * (y - kernel.shape[0] // 2)) * np.exp(-1j * kx * (x - kernel.shape[1] // 2))
+    whole = scipy.fft.rfft2(box) * np.fft.ifftshift(transform.array, axes=0) * moved
+    return scipy.fft.irfft2(whole, (size, size))

@@ -17,7 +17,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kits.forked_workers import server
+import skygraft.processes
+from kits.forked_workers import forking, server
 
 
 class ForkedCommand:
@@ -26,7 +27,7 @@ class ForkedCommand:
     Parameters
     ----------
     arguments : sequence of str
-        ``skygraft`` or ``dask`` and what follows it.
+        ``skygraft``, ``dask`` or ``kernel``, a Jupyter kernel, and what follows it.
     out, err : Path
         Where standard output and error go; may be the same.
     cwd : Path
@@ -78,14 +79,18 @@ def _become(arguments: list[str], out: str, err: str, cwd: str, env: dict[str, s
     os.environ.update(env)
     program, *_ = sys.argv = list(arguments)
     _fork_a_server()
-    if program == "skygraft":
-        from skygraft.cli import main
-    else:
-        from dask.__main__ import main
     # Dask reads its settings when it is imported, which was long ago and elsewhere.
     import dask
 
     dask.config.refresh()
+    if dask.config.get("distributed.worker.multiprocessing-method", None) == "forkserver":
+        skygraft.processes.multiprocessing = forking()  # type: ignore[assignment]
+    if program == "skygraft":
+        from skygraft.cli import main
+    elif program == "kernel":
+        from ipykernel.kernelapp import launch_new_instance as main
+    else:
+        from dask.__main__ import main
     main()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,33 @@ from photutils.aperture import CircularAperture, aperture_photometry
 from kits.growth_kit import Field, enclosed, magnitudes, observe, star_field
 from skygraft.demo.calexp import write_src
 from skygraft.errors import CatalogError
+from skygraft.exposure import Exposure
 from skygraft.formats import read_exposure
 from skygraft.photometry import PSF_MODEL, TOTAL, CalibrationAperture
 from skygraft.qa.aperture_check import ApertureCheck, check_aperture
 from skygraft.qa.aperture_plot import aperture_figure
 from skygraft.qa.aperture_standards import Reference, read_pipeline_fluxes, read_reference
+from skygraft.qa.growth_stars import Scene, prepare_scene
 
 FIELD = star_field(seed=11)
 SIX, TWELVE = CalibrationAperture(6.0), CalibrationAperture(12.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_scene_once() -> Iterator[None]:
+    """What is detected on an image hangs on its pixels alone, and takes longest; it is done once for all radii."""
+    known: dict[bytes, Scene] = {}
+
+    def prepared(exposure: Exposure) -> Scene:
+        pixels = np.ascontiguousarray(exposure.image), exposure.bad()
+        key = hashlib.blake2b(b"".join(hashlib.blake2b(one).digest() for one in pixels)).digest()
+        if key not in known:
+            known[key] = prepare_scene(exposure)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skygraft.qa.aperture_look.prepare_scene", prepared)
+        yield
 
 
 def reference(exposure, field: Field = FIELD, true: float = 12.0, shift: float = 0.0) -> Reference:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from kits.campaign_fixtures import SETTINGS, expected, kit, make_campaign, merged, pristine, survey
+from kits.made_once import made_once
 from report.recovery_tables import write_recovery
 from skygraft.campaign import Campaign
 from skygraft.report import make_report
@@ -43,14 +44,17 @@ def finished(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _finished(pristine, tmp_path_factory.getbasetemp() / "report-finished")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def reported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     """A copy of it with recovery tables and its report; not to be changed."""
-    folder = Path(shutil.copytree(finished.parent, tmp_path_factory.mktemp("reported") / "copy"))
-    campaign = Campaign.from_yaml(folder / "campaign.yaml")
-    write_recovery(campaign, m50=21.0)
-    assert make_report(campaign) == campaign.layout.root / "report" / "report.html"
-    return campaign
+
+    def make(folder: Path) -> None:
+        shutil.copytree(finished.parent, folder)
+        campaign = Campaign.from_yaml(folder / "campaign.yaml")
+        write_recovery(campaign, m50=21.0)
+        assert make_report(campaign) == campaign.layout.root / "report" / "report.html"
+
+    return Campaign.from_yaml(made_once(tmp_path_factory, "reported", make) / "campaign.yaml")
 
 
 @pytest.fixture

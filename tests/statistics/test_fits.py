@@ -12,7 +12,7 @@ import pytest
 from kits.statistics_tables import fakes, logistic
 from skygraft.errors import CatalogError, ConfigError
 from skygraft.statistics import fit_completeness
-from skygraft.statistics.curves import MODELS, maximize, maximize_many, solve_level
+from skygraft.statistics.curves import MODELS, maximize, maximize_many, solve_level, solve_levels
 
 FORMS = {
     "logistic": lambda x, a, c, w: a / (1 + np.exp((x - c) / w)),
@@ -33,6 +33,11 @@ def test_curves_are_those_of_the_papers_and_their_slopes_those_of_differences(mo
         step[i] = 1e-5
         difference = (FORMS[model](x, *(true + step)) - FORMS[model](x, *(true - step))) / 2e-5
         np.testing.assert_allclose(slopes[i], difference, atol=1e-8)
+    # Of one that reaches all levels and one that reaches the first, each alone.
+    sets = np.stack([true, np.r_[0.7, true[1:] + 0.3]])
+    each = [[solve_level(MODELS[model], one, level)[0] for level in (0.5, 0.8, 0.9)] for one in sets]
+    assert np.isnan(each[1]).tolist() == [False, True, True]
+    np.testing.assert_allclose(solve_levels(MODELS[model], sets, (0.5, 0.8, 0.9)), each, atol=1e-11)
     for level in (0.5, 0.8, 0.9):
         place, by = solve_level(MODELS[model], true, level)
         assert FORMS[model](place, *true) == pytest.approx(level, abs=1e-10)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skygraft.report.blocks import Figure
-from skygraft.report.style import save, to_svg
+from skygraft.report.style import save, settle, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -52,6 +52,7 @@ class Studio:
             If a file cannot be written.
         """
         name = slug(name)
+        settle(drawing)
         save(drawing, self.folder, name)
         self.names.append(name)
         return Figure(name, to_svg(drawing, f"f{len(self.names)}"), title, caption, alt, wide=wide)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["GRID", "INK", "MUTED", "PAPER", "SERIES", "css_colours", "new_figure", "save", "style", "to_svg"]
+__all__ = ["GRID", "INK", "MUTED", "PAPER", "SERIES", "css_colours", "new_figure", "save", "settle", "style", "to_svg"]
 
 # Every colour of a figure is one of these, and each has one of the same meaning on dark paper: a figure is drawn once,
 # and its colours in the page are those of the page's CSS. All pairs on their paper have a contrast of 4.5 or more.
@@ -93,11 +93,19 @@ def new_figure(*, wide: bool = False, height: float = 1.0) -> tuple[Figure, Axes
     """Return a figure with one panel, and the panel; to be called within `style`."""
     from matplotlib.figure import Figure as NewFigure
 
-    figure = NewFigure(figsize=(_WIDE if wide else _WIDTH, _HEIGHT * height), layout="constrained")
+    figure = NewFigure(figsize=(_WIDE if wide else _WIDTH, _HEIGHT * height), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     axes.grid(visible=True)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def settle(figure: Figure) -> None:
+    """Give the parts of a figure their places for good: each of its files would do so again, and draw all twice."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:

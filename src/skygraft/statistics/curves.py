@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError
 
-__all__ = ["MODELS", "Curve", "Maximum", "curve", "maximize", "maximize_many", "solve_level"]
+__all__ = ["MODELS", "Curve", "Maximum", "curve", "maximize", "maximize_many", "solve_level", "solve_levels"]
 
 type Array = NDArray[np.float64]
 
@@ -267,3 +267,31 @@ def solve_level(shape: Curve, parameters: Array, level: float) -> tuple[float, A
     _, slopes = shape.value_and_slopes(np.array([x]), parameters)
     # dx/dθ = -(∂p/∂θ) / (∂p/∂x), and a shift of the centre is one of x the other way.
     return x, slopes[:, 0] / slopes[1, 0]
+
+
+def solve_levels(shape: Curve, parameters: Array, levels: ArrayLike) -> Array:
+    """Where many curves fall through levels, by bisection of all at once.
+
+    Parameters
+    ----------
+    shape : Curve
+    parameters : ndarray, shape (sets, parameters)
+    levels : array-like, shape (levels,)
+
+    Returns
+    -------
+    ndarray, shape (sets, levels)
+        NaN where the plateau does not reach the level.
+    """
+    level = np.asarray(levels, np.float64)
+    reach = 60.0 * parameters[:, 2:].max(1)
+    low, high = (np.repeat((parameters[:, 1] + side * reach)[:, None], level.size, 1) for side in (-1.0, 1.0))
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        above = shape.value_and_slopes(middle, parameters.T[..., None])[0] > level
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.where(parameters[:, :1] > level, 0.5 * (low + high), np.nan)
+
+
+_BISECTIONS = 60
+"""Of 120 widths: 1e-16 of one."""

@@ -15,7 +15,7 @@ from skygraft.errors import ConfigError
 from skygraft.statistics.cells import Axis, Cells, extremes
 from skygraft.statistics.completeness import check_bootstrap
 from skygraft.statistics.counts import Counts, Group, count, groups_of, weights_of
-from skygraft.statistics.curves import Curve, curve, maximize, solve_level
+from skygraft.statistics.curves import Curve, curve, maximize, solve_level, solve_levels
 from skygraft.statistics.likelihood import FLAT, chi_squared, fisher, gain, replicates_of, too_few
 from skygraft.statistics.resampling import poisson_weights
 from skygraft.statistics.rows import Rows, Where, open_rows
@@ -447,7 +447,7 @@ class _Job:
         if len(parameters) < 2:
             nan = np.full(len(self.levels), np.nan)
             return np.full((len(best), len(best)), np.nan), nan, nan
-        place = np.array([[solve_level(self.shape, one, level)[0] for level in self.levels] for one in parameters])
+        place = solve_levels(self.shape, parameters, self.levels)
         errors = np.array([np.std(each, ddof=1) if each.size else np.nan for each in _finite(place)])
         return np.cov(parameters.T) * few, errors * np.sqrt(few), np.isfinite(place).mean(0)
 

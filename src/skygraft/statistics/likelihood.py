@@ -78,17 +78,18 @@ def replicates_of(
     few : float
         What variances are multiplied by for the number of groups.
     """
-    m = int((groups[0].sum(0) > 0).sum())
+    # Of a small table most bins and groups are empty.
+    (filled,), (with_rows,) = np.nonzero(n), np.nonzero(groups[0].sum(0) > 0)
+    m = with_rows.size
     if m < 2:
         return np.zeros((0, len(best))), 1.0
     # An eighth of the width is fine enough for errors, and quicker.
     part = np.floor((x - x.min()) / (best[2:].min() / 8.0))
-    order = np.argsort(part, kind="stable")
+    order = filled[np.argsort(part[filled], kind="stable")]
     first = np.nonzero(np.diff(part[order], prepend=-1.0))[0]
-    rows = np.add.reduceat(n[order], first)
-    full = rows > 0
-    at = np.add.reduceat((x * n)[order], first)[full] / rows[full]
-    total, found = ((draws @ np.add.reduceat(each[order], first, axis=0).T)[:, full] for each in groups)
+    at = np.add.reduceat((x * n)[order], first) / np.add.reduceat(n[order], first)
+    drawn = draws[:, with_rows]
+    total, found = (drawn @ np.add.reduceat(each[np.ix_(order, with_rows)], first, axis=0).T for each in groups)
     parameters = maximize_many(shape, at, total, found, best)
     return parameters[np.isfinite(parameters).all(1)], m / (m - 1)
 

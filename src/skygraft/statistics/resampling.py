@@ -9,6 +9,7 @@ Variance Estimation, chapter 2).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -95,15 +96,19 @@ def group_index(batch: pa.RecordBatch, names: Sequence[str], n_groups: int, seed
     return (row_hash(batch, names, seed) % np.uint64(n_groups)).astype(np.int64)
 
 
+@functools.lru_cache(maxsize=4)
 def poisson_weights(n_replicates: int, n_groups: int, seed: int) -> NDArray[np.float64]:
     """How often each group is drawn in each replicate: Poisson numbers of mean 1, from a counter-based generator.
 
     Returns
     -------
     ndarray, shape (n_replicates, n_groups)
+        Not to be written to: those who ask for the same share it.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed % 2**64, 0]))
-    return generator.poisson(1.0, (n_replicates, n_groups)).astype(np.float64)
+    drawn = generator.poisson(1.0, (n_replicates, n_groups)).astype(np.float64)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def replicate_scatter(

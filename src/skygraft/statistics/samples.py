@@ -51,17 +51,25 @@ class Sample:
             self._merge()
 
     def _merge(self) -> None:
-        cell, values, weights = self._all()
+        cell, values, weights = self._all(sums_only=True)
         if not cell.size:
             return
         first = np.nonzero((np.diff(cell, prepend=-1) != 0) | (np.diff(values, prepend=np.nan) != 0))[0]
         self._parts = [(cell[first], values[first], np.add.reduceat(weights, first))]
 
-    def _all(self) -> tuple[NDArray[np.int64], Floats, Floats]:
-        if not self._parts:
+    def _all(self, *, sums_only: bool = False) -> tuple[NDArray[np.int64], Floats, Floats]:
+        """All values in the order of cells, values and weights; of weights where their sums need one."""
+        if not any(part[0].size for part in self._parts):
             return np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
         cell, values, weights = (np.concatenate(each) for each in zip(*self._parts, strict=True))
-        order = np.lexsort((weights, values, cell))
+        # Sums of whole numbers are the same in any order.
+        if np.ptp(weights) == 0 or (sums_only and np.array_equal(weights, np.rint(weights))):
+            order = np.argsort(values)
+            # Few cells are sorted by counting.
+            key = cell.astype(np.uint16) if cell.min() >= 0 and cell.max() < 2**16 else cell
+            order = order[np.argsort(key[order], kind="stable")]
+        else:
+            order = np.lexsort((weights, values, cell))
         return cell[order], values[order], weights[order]
 
     def by_cell(self) -> Iterator[tuple[int, Floats, Floats]]:
