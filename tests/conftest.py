@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from kits.forked_workers import fork_workers, forking
+from kits.forked_workers import fork_workers, forking, warm
 
 # Modules and collected tests are millions of objects that stay. Looked at by the garbage collector again and again, and
 # in each forked process, they are a tenth of the processor time of all tests.
@@ -42,6 +43,9 @@ for _number, _handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signa
 
 # Seconds that a test takes by its marker, roughly: what takes long begins first, and nobody waits for it at the end.
 _SECONDS = {"cluster": 30.0, "slow": 8.0, "dask": 2.0}
+
+_FORKS = {"forked_processes"}
+"""Fixtures of tests whose processes are forked."""
 
 
 def _group(nodeid: str) -> str:
@@ -79,6 +83,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((long for name, long in _SECONDS.items() if item.get_closest_marker(name)), 0.2)
 
     items[:] = [item for group in sorted(groups.values(), key=lambda some: -sum(map(seconds, some))) for item in group]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Fork the server of forked processes while there are no threads and this process has all imported anyway."""
+    if any(
+        item.get_closest_marker("dask") or _FORKS & set(getattr(item, "fixturenames", ())) for item in session.items
+    ):
+        warm()
+    return (yield)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
