@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from kits.children import InThisProcess
 from kits.forked_workers import fork_workers, forking, warm
+from skygraft import processes
 
 # Modules and collected tests are millions of objects that stay. Looked at by the garbage collector again and again, and
 # in each forked process, they are a tenth of the processor time of all tests.
@@ -44,6 +46,7 @@ for _number, _handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signa
 # Seconds that a test takes by its marker, roughly: what takes long begins first, and nobody waits for it at the end.
 _SECONDS = {"cluster": 30.0, "slow": 8.0, "dask": 2.0}
 
+_CHILD = processes._Child
 _FORKS = {"forked_processes"}
 """Fixtures of tests whose processes are forked."""
 
@@ -92,13 +95,21 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         item.get_closest_marker("dask") or _FORKS & set(getattr(item, "fixturenames", ())) for item in session.items
     ):
         warm()
-    return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "_Child", InThisProcess)
+        return (yield)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Start the workers of Dask clusters the quick way."""
     if item.get_closest_marker("dask"):
         fork_workers()
+
+
+@pytest.fixture
+def real_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items of `skygraft.processes.careful_map` may crash: they are in a process of their own, as outside of tests."""
+    monkeypatch.setattr(processes, "_Child", _CHILD)
 
 
 @pytest.fixture
