@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from kits.forked_workers import fork_workers, forking
+from kits.children import InThisProcess
+from kits.forked_workers import fork_workers, forking, warm
+from skygraft import processes
 
 # Modules and collected tests are millions of objects that stay. Looked at by the garbage collector again and again, and
 # in each forked process, they are a tenth of the processor time of all tests.
@@ -42,6 +45,10 @@ for _number, _handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signa
 
 # Seconds that a test takes by its marker, roughly: what takes long begins first, and nobody waits for it at the end.
 _SECONDS = {"cluster": 30.0, "slow": 8.0, "dask": 2.0}
+
+_CHILD = processes._Child
+_FORKS = {"forked_processes"}
+"""Fixtures of tests whose processes are forked."""
 
 
 def _group(nodeid: str) -> str:
@@ -81,10 +88,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for group in sorted(groups.values(), key=lambda some: -sum(map(seconds, some))) for item in group]
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Fork the server of forked processes while there are no threads and this process has all imported anyway."""
+    if any(
+        item.get_closest_marker("dask") or _FORKS & set(getattr(item, "fixturenames", ())) for item in session.items
+    ):
+        warm()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "_Child", InThisProcess)
+        return (yield)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Start the workers of Dask clusters the quick way."""
     if item.get_closest_marker("dask"):
         fork_workers()
+
+
+@pytest.fixture
+def real_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items of `skygraft.processes.careful_map` may crash: they are in a process of their own, as outside of tests."""
+    monkeypatch.setattr(processes, "_Child", _CHILD)
 
 
 @pytest.fixture

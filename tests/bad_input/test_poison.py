@@ -16,6 +16,8 @@ from skygraft.formats.fits import FitsFormat
 from skygraft.processes import careful_map, process_mapper
 from skygraft.survey import index_images
 
+pytestmark = pytest.mark.usefixtures("real_children")
+
 
 class Doubles:
     """Doubles numbers; negative ones kill their process, and 13 is refused."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 import yaml
 from distributed import Client
 
+from kits.forked_commands import ForkedCommand
 from kits.tiny_campaign import checksums, write_tiny_campaign
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -67,20 +69,18 @@ def pods(tmp_path: Path) -> Iterator[SimpleNamespace]:
     specs: dict[str, Any] = {role: job["cluster"]["spec"][role]["spec"] for role in ("scheduler", "worker")}
     specs["driver"] = job["job"]["spec"]
     specs["metrics"] = {"containers": specs["scheduler"]["containers"][1:]}
-    running: list[subprocess.Popen[bytes]] = []
+    running: list[ForkedCommand | subprocess.Popen[bytes]] = []
 
-    def start(role: str) -> subprocess.Popen[bytes]:
-        program, *arguments = specs[role]["containers"][0]["args"]
-        environ = {"DASK_CONFIG": str(tmp_path / "etc-dask")}
-        with (tmp_path / f"{role}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [f"{sys.prefix}/bin/{program}", *map(here, arguments)],
-                env=os.environ | environ,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        running.append(process)
-        return process
+    def start(role: str) -> ForkedCommand | subprocess.Popen[bytes]:
+        command = [*map(here, specs[role]["containers"][0]["args"])]
+        environ, log = {"DASK_CONFIG": str(tmp_path / "etc-dask")}, tmp_path / f"{role}.log"
+        if command[0] in ("dask", "skygraft"):
+            running.append(ForkedCommand(command, log, log, Path.cwd(), environ))
+        else:
+            command[0] = f"{sys.prefix}/bin/{command[0]}"
+            with log.open("wb") as out:
+                running.append(subprocess.Popen(command, env=os.environ | environ, stdout=out, stderr=out))
+        return running[-1]
 
     yield SimpleNamespace(
         start=start,
@@ -91,7 +91,7 @@ def pods(tmp_path: Path) -> Iterator[SimpleNamespace]:
         metrics_http=f"http://127.0.0.1:{metrics}",
     )
     for process in reversed(running):
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
     for process in running:
         process.wait(timeout=300)
 

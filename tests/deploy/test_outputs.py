@@ -6,8 +6,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,16 +16,17 @@ import pytest
 import yaml
 from astropy.io import fits
 from astropy.table import QTable
+from typer.testing import CliRunner
 
 from kits.plain_images import MJD, write_plain_image
 from skygraft.catalog import write_catalog
 from skygraft.catalog.flags import FLAG_DOCS
 from skygraft.catalog.truth_columns import describe_columns
+from skygraft.cli import app
 from skygraft.photometry.reference import PSF_MODEL, TOTAL, CalibrationAperture, describe_reference
 from skygraft.tables.truth import TABLE_COLUMNS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "outputs.md"
-SKYGRAFT = str(Path(sys.executable).with_name("skygraft"))
 RA, DEC, SIZE = 150.1, 2.2, 300
 NEEDS_JOBS = {"logs/"}
 """Documented, and left only by jobs of a batch system (tests/clusters/test_slurm.py reads them)."""
@@ -41,8 +40,8 @@ UNITS = {"pixel": "pix", "AB mag": "mag", "image units": ""}
 
 
 def skygraft(*arguments: str, code: int) -> str:
-    run = subprocess.run([SKYGRAFT, *arguments], check=False, capture_output=True, text=True)
-    assert run.returncode == code, run.stdout + run.stderr
+    run = CliRunner().invoke(app, arguments)
+    assert run.exit_code == code, run.output
     return run.stdout
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 import yaml
 from astropy.table import QTable
 
+from kits.forked_commands import ForkedCommand
 from kits.tiny_campaign import checksums, write_tiny_campaign
 from skygraft import read_exposure
 from skygraft.catalog import write_catalog
@@ -33,7 +32,6 @@ DEPLOY = ROOT / "deploy"
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
 PAGES = {page.stem: page.read_text() for page in DOCS.glob("*.md")}
-BIN = Path(sys.executable).parent
 
 
 def block(text: str, language: str, containing: str) -> str:
@@ -205,18 +203,18 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def started() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that are ended at the end."""
-    running: list[subprocess.Popen[bytes]] = []
+def started() -> Iterator[list[ForkedCommand]]:
+    """Commands that are ended at the end."""
+    running: list[ForkedCommand] = []
     yield running
-    for process in running:
-        process.kill()
-        process.wait(timeout=300)
+    for command in running:
+        command.send_signal(signal.SIGKILL)
+        command.wait(timeout=300)
 
 
 @pytest.mark.dask
 @pytest.mark.slow
-def test_by_hand_as_the_page_says(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+def test_by_hand_as_the_page_says(tmp_path: Path, started: list[ForkedCommand]) -> None:
     """Keys, scheduler, workers and a campaign by the page's commands; a lost scheduler takes its workers along."""
     commands = re.sub(r"\\\n\s*", " ", block((DOCS / "deploy/by-hand.md").read_text(), "sh", "dask scheduler"))
     campaign = write_tiny_campaign(tmp_path / "work", 2)
@@ -232,23 +230,25 @@ def test_by_hand_as_the_page_says(tmp_path: Path, started: list[subprocess.Popen
     lines = [line for line in commands.splitlines() if line and not line.startswith("#")]
     (source, *_) = [line for line in lines if "tls.env" in line]
 
-    def shell(word: str) -> list[str]:
+    def start(word: str) -> ForkedCommand:
         (line,) = [line for line in lines if line.startswith(word)]
         before = f"{source} && " if word.startswith("dask") else ""
-        return ["bash", "-c", f"{before}exec {line}"]
+        # What the shell makes of the page's lines: an environment and a command.
+        script = f"{before}env -0 && printf '\\0' && printf '%s\\0' {line}"
+        shell = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True)
+        environ, words = (text.split("\0") for text in shell.stdout.removesuffix("\0").split("\0\0"))
+        env = dict(entry.split("=", 1) for entry in environ)
+        started.append(ForkedCommand(words, tmp_path / f"{word}.out", tmp_path / f"{word}.err", Path.cwd(), env))
+        return started[-1]
 
-    environ = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
     (tls,) = [line for line in lines if "tls.sh" in line]
     subprocess.run(["bash", "-c", tls], check=True, capture_output=True)
-    for word in ("dask scheduler", "dask worker"):
-        with (tmp_path / f"{word}.log").open("wb") as log:
-            started.append(subprocess.Popen(shell(word), env=environ, stdout=log, stderr=log))
-    run = subprocess.run(shell("skygraft run"), env=environ, check=False, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert "2 images made" in run.stdout
-    assert f"Campaign page: http://127.0.0.1:{dashboard}/campaign" in run.stderr
+    scheduler, worker, run = map(start, ("dask scheduler", "dask worker", "skygraft run"))
+    said = tmp_path / "skygraft run.err"
+    assert run.wait(timeout=1800) == 0, said.read_text()
+    assert "2 images made" in (tmp_path / "skygraft run.out").read_text()
+    assert f"Campaign page: http://127.0.0.1:{dashboard}/campaign" in said.read_text()
     assert len(checksums(tmp_path / "work")) == 4
-    scheduler, worker = started
     assert scheduler.poll() is worker.poll() is None
     scheduler.send_signal(signal.SIGKILL)
     assert worker.wait(timeout=300) is not None

@@ -10,5 +10,6 @@ from fuzz.checking import check_targets
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_children")
 def test_damaged_configurations_are_refused_in_words(tmp_path: Path) -> None:
     check_targets(tmp_path, "config", "generation", "urls", "templates", cases=400)

@@ -215,15 +215,11 @@ def workers_of(command: Command) -> list[psutil.Process]:
         for process in _beneath(command.pid):
             with contextlib.suppress(psutil.NoSuchProcess):
                 parent = process.parent()
-                forked = _is(process, "forkserver") and _is(parent, "forkserver")
-                # A command that was forked is of the same program itself, and so is its own server.
-                if _is(process, "spawn_main") or (forked and parent is not None and parent.pid != command.pid):
+                # What a server forked is of its program; so is the server of a command that was forked, beneath that.
+                forked = parent is not None and parent.pid != command.pid and process.cmdline() == parent.cmdline()
+                if forked or any("spawn_main" in word for word in process.cmdline()):
                     found.append(process)
     return found
-
-
-def _is(process: psutil.Process | None, what: str) -> bool:
-    return process is not None and any(what in word for word in process.cmdline())
 
 
 @contextlib.contextmanager

@@ -8,17 +8,17 @@ standard streams, the environment, signals and an exit code.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import multiprocessing.forkserver
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import skygraft.processes
-from kits.forked_workers import forking, server
+from kits.forked_workers import fork_a_server, forking, server
+
+_FORKING = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
+"""Workers of Dask are forked from it in turn."""
 
 
 class ForkedCommand:
@@ -39,7 +39,7 @@ class ForkedCommand:
     def __init__(
         self, arguments: Sequence[str], out: Path, err: Path, cwd: Path, env: Mapping[str, str] | None = None
     ) -> None:
-        told = (list(arguments), str(out), str(err), str(cwd), {**os.environ, **(env or {})})
+        told = (list(arguments), str(out), str(err), str(cwd), {**os.environ, **_FORKING, **(env or {})})
         self._process = server().Process(target=_become, args=told)
         self._process.start()
         self.pid = int(self._process.pid or 0)
@@ -78,11 +78,12 @@ def _become(arguments: list[str], out: str, err: str, cwd: str, env: dict[str, s
     os.environ.clear()
     os.environ.update(env)
     program, *_ = sys.argv = list(arguments)
-    _fork_a_server()
+    # That of this command's own processes.
+    fork_a_server()
     # Dask reads its settings when it is imported, which was long ago and elsewhere.
     import dask
 
-    dask.config.refresh()
+    dask.config.refresh(paths=dask.config._get_paths())
     if dask.config.get("distributed.worker.multiprocessing-method", None) == "forkserver":
         skygraft.processes.multiprocessing = forking()  # type: ignore[assignment]
     if program == "skygraft":
@@ -92,23 +93,3 @@ def _become(arguments: list[str], out: str, err: str, cwd: str, env: dict[str, s
     else:
         from dask.__main__ import main
     main()
-
-
-def _fork_a_server() -> None:
-    """Fork the server of this command's own processes, which would import everything again."""
-    of_mine = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(multiprocessing.connection.arbitrary_address("AF_UNIX"))
-    listener.listen()
-    alive_r, alive_w = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(alive_w)
-        try:
-            multiprocessing.forkserver.main(listener.detach(), alive_r, [])
-        finally:
-            os._exit(0)
-    os.close(alive_r)
-    of_mine._forkserver_address = listener.getsockname()
-    of_mine._forkserver_alive_fd, of_mine._forkserver_pid = alive_w, pid
-    listener.close()

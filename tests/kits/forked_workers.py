@@ -8,9 +8,15 @@ of tests.
 from __future__ import annotations
 
 import functools
+import importlib
 import multiprocessing
+import multiprocessing.connection
 import os
-from multiprocessing.forkserver import ensure_running
+import socket
+import sys
+import threading
+import warnings
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,16 +24,61 @@ from typing import Any
 _WARM = "kits.warm_server"
 
 
+def fork_a_server() -> None:
+    """Fork the server of this process's forked processes from itself: it need not import anything again."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(multiprocessing.connection.arbitrary_address("AF_UNIX"))
+    listener.listen()
+    alive_r, alive_w = os.pipe()
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of threads, which it needs none of
+        pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(alive_w)
+            _forget_the_tests({listener.fileno(), alive_r})
+            forkserver.main(listener.detach(), alive_r, [])
+        finally:
+            os._exit(0)
+    os.close(alive_r)
+    of_mine = forkserver._forkserver  # type: ignore[attr-defined]
+    of_mine._forkserver_address = listener.getsockname()
+    of_mine._forkserver_alive_fd, of_mine._forkserver_pid = alive_w, pid
+    listener.close()
+
+
+def _forget_the_tests(keep: set[int]) -> None:
+    """Be a process that runs no tests: with streams and warnings of its own, holding nobody's files open."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in [int(file.name) for file in Path("/proc/self/fd").iterdir()]:
+        if number > 2 and number not in keep | {nowhere}:
+            # Not closed: an object that still has this number would later close what has got it by then.
+            os.dup2(nowhere, number)
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    warnings.resetwarnings()
+    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", category)
+    sys.unraisablehook, threading.excepthook = sys.__unraisablehook__, threading.__excepthook__
+
+
+def warm() -> None:
+    """Import and load, in this process, what its forked processes need, and fork their server."""
+    importlib.import_module(_WARM)
+    fork_a_server()
+
+
 @functools.cache
 def server() -> Any:
     """Return the context of `multiprocessing` whose processes are forked from the one server of this process."""
     context = multiprocessing.get_context("forkserver")
+    if forkserver._forkserver._forkserver_pid is not None:  # type: ignore[attr-defined]
+        return context
     context.set_forkserver_preload([_WARM])
     # Until Python 3.13 the server is not told where this process finds its modules.
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *([before] if before else [])])
     try:
-        ensure_running()
+        forkserver.ensure_running()
     finally:
         os.environ.pop("PYTHONPATH")
         if before is not None:

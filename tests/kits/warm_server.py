@@ -22,10 +22,12 @@ for _name in (
 ):
     importlib.import_module(_name)
 
-# It was set to find this file, for this process alone.
-_, _, _others = os.environ.pop("PYTHONPATH", "").partition(os.pathsep)
-if _others:
-    os.environ["PYTHONPATH"] = _others
+_first, _, _others = os.environ.get("PYTHONPATH", "").partition(os.pathsep)
+if _first == str(Path(__file__).parents[1]):
+    # It was set to find this file, for this process alone.
+    del os.environ["PYTHONPATH"]
+    if _others:
+        os.environ["PYTHONPATH"] = _others
 
 with tempfile.TemporaryDirectory() as _folder:
     # Compiled functions are loaded at their first call.
