@@ -29,7 +29,7 @@ from skygraft.execution.driver import DriveSettings, Work, drive, drive_serial
 from skygraft.execution.jobs import DriveResult, Jobs
 from skygraft.execution.mapping import map_items
 from skygraft.execution.registering import register
-from skygraft.execution.task import run_task
+from skygraft.execution.work import inject_into
 from skygraft.monitoring.dashboard import DashboardReporter
 from skygraft.monitoring.overview import Overview, make_overview
 from skygraft.monitoring.reporters import Reporter
@@ -136,7 +136,7 @@ class CampaignRun:
         plan, config = (FileIdentity.of(path).size_and_time for path in (self.layout.plan, self.layout.config))
         outputs = self.layout.outputs
         output = str(self.layout.root) if outputs is None else outputs.at(self.config.work)
-        return functools.partial(run_task, output=output, plan=plan, config=config)
+        return functools.partial(inject_into, output=output, plan=plan, config=config)
 
     def say(self, text: str) -> None:
         """Show a message to whoever watches the run."""
