@@ -44,9 +44,7 @@ from skygraft.records.ledger import Ledger, read_runs
 from skygraft.records.plan_file import Plan
 from skygraft.records.status import DONE, FAILED, QUARANTINED, WAITING, ImageStates, reopen
 from skygraft.tables.arrow import numbers
-from skygraft.tables.consolidate import consolidate
 from skygraft.tables.failures import write_failures
-from skygraft.tables.provenance import write_provenance
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -252,6 +250,10 @@ class CampaignRun:
 
     def _make_tables(self, client: Client | None, watch: ClusterWatch | None) -> list[str]:
         """Make the tables and the provenance; returns lines for the summary."""
+        # Here, so that a run begins before it has loaded what its end needs.
+        from skygraft.tables.consolidate import consolidate
+        from skygraft.tables.provenance import write_provenance
+
         self.ledger.append([TablesStarted()])
         if (outputs := self.layout.outputs) is not None:
             outputs.sync()  # the records that workers of other machines published
