@@ -194,7 +194,7 @@ def test_what_a_run_is_at(make_campaign: MakeCampaign, monkeypatch: pytest.Monke
         seen.append((str(campaign.status()), shot["state"], shot["phase"]))
         return consolidate(*args, **kwargs)
 
-    from skygraft.campaign import run as room
+    from skygraft.tables import consolidate as room
 
     consolidate = room.consolidate
     monkeypatch.setattr(room, "consolidate", tables)

@@ -29,7 +29,7 @@ from skygraft.execution.driver import DriveSettings, Work, drive, drive_serial
 from skygraft.execution.jobs import DriveResult, Jobs
 from skygraft.execution.mapping import map_items
 from skygraft.execution.registering import register
-from skygraft.execution.task import run_task
+from skygraft.execution.work import inject_into
 from skygraft.monitoring.dashboard import DashboardReporter
 from skygraft.monitoring.overview import Overview, make_overview
 from skygraft.monitoring.reporters import Reporter
@@ -44,9 +44,7 @@ from skygraft.records.ledger import Ledger, read_runs
 from skygraft.records.plan_file import Plan
 from skygraft.records.status import DONE, FAILED, QUARANTINED, WAITING, ImageStates, reopen
 from skygraft.tables.arrow import numbers
-from skygraft.tables.consolidate import consolidate
 from skygraft.tables.failures import write_failures
-from skygraft.tables.provenance import write_provenance
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -136,7 +134,7 @@ class CampaignRun:
         plan, config = (FileIdentity.of(path).size_and_time for path in (self.layout.plan, self.layout.config))
         outputs = self.layout.outputs
         output = str(self.layout.root) if outputs is None else outputs.at(self.config.work)
-        return functools.partial(run_task, output=output, plan=plan, config=config)
+        return functools.partial(inject_into, output=output, plan=plan, config=config)
 
     def say(self, text: str) -> None:
         """Show a message to whoever watches the run."""
@@ -252,6 +250,10 @@ class CampaignRun:
 
     def _make_tables(self, client: Client | None, watch: ClusterWatch | None) -> list[str]:
         """Make the tables and the provenance; returns lines for the summary."""
+        # Here, so that a run begins before it has loaded what its end needs.
+        from skygraft.tables.consolidate import consolidate
+        from skygraft.tables.provenance import write_provenance
+
         self.ledger.append([TablesStarted()])
         if (outputs := self.layout.outputs) is not None:
             outputs.sync()  # the records that workers of other machines published

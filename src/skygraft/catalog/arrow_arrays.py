@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["arrow_array", "list_members", "numpy_array", "one_array", "repeated_text", "texts_of"]
+__all__ = ["arrow_array", "list_members", "numpy_array", "one_array", "repeated_text", "texts_at", "texts_of"]
 
 _NUMPY_NAMES = {"bool": "?", "halffloat": "f2", "float": "f4", "double": "f8"}
 
@@ -74,6 +74,14 @@ def _utf8(texts: NDArray[Any]) -> tuple[Any, bytes | NDArray[np.uint8]]:
     return [len(text) for text in encoded], b"".join(encoded)
 
 
+def texts_at(column: Any, rows: NDArray[np.int64]) -> list[str]:
+    """The strings in some rows of an Arrow array of strings without nulls; its `take` imports compute functions."""
+    _, offsets, content = column.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int32)[column.offset :]
+    letters = memoryview(content) if content is not None else memoryview(b"")
+    return [str(letters[a:b], "utf-8") for a, b in zip(ends[rows].tolist(), ends[rows + 1].tolist(), strict=True)]
+
+
 def texts_of(column: Any) -> NDArray[np.str_]:
     """Convert an Arrow array of strings or bytes to an array of str; nulls become ``""``."""
     # A dictionary, because many rows usually share a few strings.
@@ -93,6 +101,9 @@ def one_array(column: Any) -> Any:
 
 def list_members(lists: Any) -> Any:
     """The members of all lists of an Arrow array without nulls; its `flatten` imports Arrow's compute functions."""
+    if pa.types.is_fixed_size_list(lists.type):
+        size = lists.type.list_size
+        return lists.values.slice(lists.offset * size, len(lists) * size)
     offsets = numpy_array(lists.offsets)
     return lists.values.slice(offsets[0], offsets[-1] - offsets[0]) if len(lists) else lists.values.slice(0, 0)
 

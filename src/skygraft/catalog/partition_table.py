@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from skygraft.catalog.arrow_arrays import arrow_array, numpy_array, one_array
+from skygraft.catalog.arrow_arrays import arrow_array, list_members, numpy_array, one_array
 from skygraft.disk import atomic_path
 from skygraft.errors import CorruptFileError
 from skygraft.json_text import parse_json
@@ -109,7 +109,7 @@ def read_parts(out: Path, marked: Mapping[str, Any]) -> Mapping[str, Any]:
         elif name == "beside":
             parts[name] = [parse_json(text) for text in column.to_pylist()]
         elif pa.types.is_fixed_size_list(column.type):
-            parts[name] = numpy_array(column.flatten()).reshape(len(column), -1)
+            parts[name] = numpy_array(list_members(column)).reshape(len(column), -1)
         else:
             parts[name] = numpy_array(column)
     return parts

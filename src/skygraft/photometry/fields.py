@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, override
+from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
-from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from astropy.wcs.wcsapi import BaseLowLevelWCS
 
 __all__ = [
     "ChebyshevField",

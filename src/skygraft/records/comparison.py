@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from skygraft.catalog.arrow_arrays import arrow_array, list_members, numpy_array
+from skygraft.catalog.arrow_arrays import list_members, numpy_array, texts_at
 from skygraft.place_names import STUBS_KIND, as_kind, is_copy
 from skygraft.places import beneath, refresh
 from skygraft.records.known_packs import can_look_up, from_ends
@@ -123,9 +123,9 @@ class Comparison:
         if self._descriptors:  # type: ignore[attr-defined]
             found = self._look_up(list_members(lists), wanted, inside)
             rest = np.flatnonzero(found[:, 0] < 0)  # what is not there may be in a pack, or in a store
-            found[rest] = self._find(list_members(lists).take(arrow_array(wanted[rest])).to_pylist(), inside[rest])
+            found[rest] = self._find(texts_at(list_members(lists), wanted[rest]), inside[rest])
         else:
-            found = self._find(list_members(lists).take(arrow_array(wanted)).to_pylist(), inside)
+            found = self._find(texts_at(list_members(lists), wanted), inside)
         same = (found[:, 0] == sizes) & ((found[:, 1] == times) | (times == ANY_TIME)) & (found[:, 0] >= 0)
         agrees[image[wanted[~same]]] = False
         return agrees

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
+from skygraft.catalog.arrow_arrays import arrow_array
 from skygraft.config.campaign import CampaignConfig
 from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, SkygraftError
@@ -226,7 +227,7 @@ class Plan:
             chosen = wanted[bounds[group] : bounds[group + 1]] - self._starts[group]
             table = self._group(group)
             if len(chosen) < table.num_rows:
-                table = table.take(pa.array(chosen.tolist(), type=pa.int64()))
+                table = table.take(arrow_array(chosen))
             yield from _to_images(table)
 
     def _group(self, group: int) -> pa.Table:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow_arrays import arrow_array
+from skygraft.catalog.arrow_arrays import numpy_array, one_array, texts_at
 from skygraft.config.campaign import CampaignConfig
 from skygraft.disk import atomic_path
 from skygraft.errors import CampaignError
@@ -172,7 +172,7 @@ def reopen(plan: Plan, layout: Layout, states: ImageStates, ledger: Ledger, imag
 
 def _append_reopened(plan: Plan, rows: Rows, states: ImageStates, ledger: Ledger) -> None:
     """Append to the ledger that images are not done, which are done by its last event on them."""
-    ids = plan.table(["image_id"]).column(0).take(arrow_array(rows)).to_pylist()
+    ids = texts_at(one_array(plan.table(["image_id"]).column(0)), rows)
     for some in itertools.batched(zip(rows.tolist(), ids, strict=True), _EVENTS_AT_ONCE):
         events = [ImageReopened(image_id) for _, image_id in some]
         for (row, _), event, place in zip(some, events, ledger.append(events), strict=True):
@@ -212,10 +212,10 @@ def _recorded(plan: Plan, layout: Layout, rows: Rows) -> Rows:
     found, start = list[int](), 0
     for batch in plan.batches(["tract", "patch", "stem"]):
         end = start + batch.num_rows
-        some = rows[slice(*np.searchsorted(rows, (start, end)))].tolist()
-        if some:
-            columns = batch.take([row - start for row in some]).to_pydict()
-            images = zip(*columns.values(), some, strict=True)
+        some = rows[slice(*np.searchsorted(rows, (start, end)))]
+        if len(some):
+            tracts, patches = (numpy_array(batch.column(name))[some - start].tolist() for name in ("tract", "patch"))
+            images = zip(tracts, patches, texts_at(batch.column("stem"), some - start), some.tolist(), strict=True)
             for (tract, patch), group in itertools.groupby(images, key=lambda image: image[:2]):
                 mine = [*group]
                 folder = f"{layout.records}/tract={tract}/patch={patch}"
