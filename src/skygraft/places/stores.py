@@ -306,20 +306,20 @@ class Store:
         before: list[str] = []
 
         def get() -> None:
-            _limited(fs.get_file, identity.n_bytes)(url, str(target))
+            md5 = _limited(fs.get_file, identity.n_bytes)(url, str(target)) or md5_file(target)
             n_bytes = target.stat().st_size
             if identity.n_bytes not in (n_bytes, -1):
                 raise _CutOffError(f"{n_bytes:,} of {identity.n_bytes:,} bytes arrived")
-            if fraction_of(md5_file(target)) == identity.mtime_ns % 10**9:
+            if fraction_of(md5) == identity.mtime_ns % 10**9:
                 return  # What the store said of it before: its tag is the MD5.
             info = _limited(fs.info)(url)
             now = identity_of(info, url)
             if now.size_and_time != identity.size_and_time:
                 raise PlaceError("it was changed while it was read", path=url, fix="Plan again, and run again")
-            if (wanted := _md5_of(info)) and (found := md5_file(target)) != wanted:
-                if before == [found]:
+            if (wanted := _md5_of(info)) and md5 != wanted:
+                if before == [md5]:
                     return  # The same twice: the store's tag is no MD5, as where it encrypts with keys of its own.
-                before[:] = [found]
+                before[:] = [md5]
                 raise _CutOffError("its MD5 is not the one that the store gives")
 
         try:
