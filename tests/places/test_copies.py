@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import socket
@@ -385,3 +386,23 @@ def test_a_server_that_takes_a_request_and_never_answers_is_given_up(
         ):
             with pytest.raises(PlaceError, match=r"a\.bin.*not answered in time"):
                 ask()
+
+
+def test_a_child_that_was_forked_leaves_the_parents_connections_alone(
+    web: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take them from what wakes the parent, whose next request then waits for ever."""
+    monkeypatch.setattr(stores, "_PATIENCE", 100.0)
+    monkeypatch.setattr(stores, "_TRIES", 1)
+    (web.folder / "a").write_bytes(b"content")
+    store = stores.Store()
+    assert store.read(f"{web.url}/a") == b"content"
+    if (child := os.fork()) == 0:
+        try:
+            found = store.read(f"{web.url}/a")
+            gc.collect()
+            os._exit(0 if found == b"content" else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert store.read(f"{web.url}/a") == b"content"

@@ -7,6 +7,7 @@ of, and odd keys are left to s3fs too.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import threading
@@ -148,10 +149,11 @@ class Objects:
         with ThreadPoolExecutor(min(_THREADS, len(urls))) as pool:
             return [*pool.map(one, range(len(urls)))]
 
-    def get_file(self, url: str, target: str, *, timeout: float) -> None:
-        """Copy an object to this machine."""
+    def get_file(self, url: str, target: str, *, timeout: float) -> str:
+        """Copy an object to this machine, and return the MD5 of what arrived."""
         import obstore
 
+        md5 = hashlib.md5(usedforsecurity=False)
         with Path(target).open("wb") as file:
             with _named_errors(url):
                 found: Any = obstore.get(self._client(timeout), _key(url))
@@ -160,7 +162,8 @@ class Objects:
                 with _named_errors(url):
                     piece = next(pieces, None)
                 if piece is None:
-                    return
+                    return md5.hexdigest()
+                md5.update(piece)
                 file.write(piece)
 
     def put_file(self, source: str, url: str, *, timeout: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import hashlib
 import inspect
 import itertools
@@ -123,6 +124,7 @@ class Store:
     def _by_fsspec(self, scheme: str, url: str) -> Any:
         import fsspec
 
+        _keep_connections_over_forks()
         try:
             # fsspec keeps filesystems by options, process and thread, and makes new ones after a fork.
             return fsspec.filesystem(scheme, **self.storage.options(scheme))
@@ -304,20 +306,20 @@ class Store:
         before: list[str] = []
 
         def get() -> None:
-            _limited(fs.get_file, identity.n_bytes)(url, str(target))
+            md5 = _limited(fs.get_file, identity.n_bytes)(url, str(target)) or md5_file(target)
             n_bytes = target.stat().st_size
             if identity.n_bytes not in (n_bytes, -1):
                 raise _CutOffError(f"{n_bytes:,} of {identity.n_bytes:,} bytes arrived")
-            if fraction_of(md5_file(target)) == identity.mtime_ns % 10**9:
+            if fraction_of(md5) == identity.mtime_ns % 10**9:
                 return  # What the store said of it before: its tag is the MD5.
             info = _limited(fs.info)(url)
             now = identity_of(info, url)
             if now.size_and_time != identity.size_and_time:
                 raise PlaceError("it was changed while it was read", path=url, fix="Plan again, and run again")
-            if (wanted := _md5_of(info)) and (found := md5_file(target)) != wanted:
-                if before == [found]:
+            if (wanted := _md5_of(info)) and md5 != wanted:
+                if before == [md5]:
                     return  # The same twice: the store's tag is no MD5, as where it encrypts with keys of its own.
-                before[:] = [found]
+                before[:] = [md5]
                 raise _CutOffError("its MD5 is not the one that the store gives")
 
         try:
@@ -419,6 +421,31 @@ class Store:
             self._call("removed", url, _limited(fs.rm_file), url)
         except PlaceNotFoundError:
             return
+
+
+@functools.cache
+def _keep_connections_over_forks() -> None:
+    """Have children that are forked leave the connections of their parent alone.
+
+    A child that closes what it has of them also removes them from what wakes the parent (``epoll``), which both share:
+    the parent's next request would wait for ever. fsspec forgets, and so closes, the filesystems of the parent when
+    the child opens its first.
+    """
+    from fsspec import AbstractFileSystem
+
+    def keep() -> None:
+        left: list[Any] = [AbstractFileSystem]
+        while left:
+            kind = left.pop()
+            left += kind.__subclasses__()
+            _of_parents.append({**getattr(kind, "_cache", {})})
+        gc.freeze()  # those that were forgotten and not closed yet
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=keep)
+
+
+_of_parents: list[dict[Any, Any]] = []
 
 
 def _limited(method: Callable[..., Any], n_bytes: int = 0) -> Callable[..., Any]:
