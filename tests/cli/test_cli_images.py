@@ -123,7 +123,8 @@ def test_a_legacy_image_read_as_another_is_inspected_with_caution(runner: CliRun
 
 
 def test_options_of_a_format_are_checked(runner: CliRunner, tmp_path: Path) -> None:
-    image = write_plain_image(tmp_path / "a.fits", RA, DEC, SIZE, BUNIT="MJy/sr", MAGZERO=None)
+    distorted = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "A_2_0": 2e-4, "B_ORDER": 2}
+    image = write_plain_image(tmp_path / "a.fits", RA, DEC, SIZE, BUNIT="MJy/sr", MAGZERO=None, **distorted)
     assert "--option pixel_area=" in run(runner, "inspect", image)
     assert "AB mag for 1 MJy/sr" in run(runner, "inspect", image, "--option", "pixel_area=2.25e-14 sr")
     assert "Did you mean 'pixel_area'" in run(runner, "inspect", image, "--option", "pixel_ara=wcs", code=1)

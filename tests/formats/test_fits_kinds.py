@@ -196,3 +196,10 @@ def test_a_cube_is_said_to_be_one(tmp_path):
     with pytest.raises(UnknownFormatError, match="this is a cube of 3 x 40 x 40 pixels") as caught:
         read_exposure(path)
     assert "each plane" in str(caught.value.fix) and caught.value.hdu == 0
+
+
+def test_pixels_on_an_asinh_scale_are_refused(tmp_path: Path) -> None:
+    """Stacks of Pan-STARRS: no flux can be added to such pixels."""
+    path = write_plain_image(tmp_path / "skycell.fits", 150.0, 2.0, 20, BSOFTEN=100.0, BOFFSET=0.5)
+    with pytest.raises(FormatError, match=r"asinh scale of Pan-STARRS.*BOFFSET \+ 2 BSOFTEN sinh"):
+        read_exposure(path)

@@ -292,14 +292,22 @@ def test_weights_alone_are_refused(tmp_path) -> None:
         read_exposure(tmp_path / "y_drz_wht.fits")
 
 
-def test_mosaics_of_grizli(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("wheels", "band"),
+    [
+        ({"FILTER": "F444W", "PUPIL": "CLEAR"}, "F444W"),
+        ({"FILTER": "F444W-CLEAR", "PUPIL": "CLEAR"}, "F444W"),
+        ({"FILTER": "F444W-F470N"}, "F470N"),
+    ],
+)
+def test_mosaics_of_grizli(tmp_path, wheels, band) -> None:
     path = tmp_path / "x-f444w-clear_drc_sci.fits"
     write_drz(
         path, beside="x-f444w-clear_drc_wht.fits", bunit="10.0*nanoJansky", TELESCOP="JWST", INSTRUME="NIRCAM",
-        GRIZLIV="1.8", FILTER="F444W", PUPIL="CLEAR", PHOTFNU=1e-8, D001OUUN=None, FILTER1=None, FILTER2=None,
+        GRIZLIV="1.8", **wheels, PHOTFNU=1e-8, D001OUUN=None, FILTER1=None, FILTER2=None,
     )  # fmt: skip
     exposure = read_exposure(path)
-    assert exposure.format == "hst" and exposure.data_id.band == "F444W" and exposure.variance is not None
+    assert exposure.format == "hst" and exposure.data_id.band == band and exposure.variance is not None
     assert float(exposure.photo_calib.zeropoint()) == pytest.approx(28.9, abs=1e-3)
     assert "JWST photometry" in exposure.photo_calib.candidates[-1].origin and "JWST" in str(exposure.extra["no_psf"])
     assert Path(read_footprint(path).files[1]).name == "x-f444w-clear_drc_wht.fits"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -271,6 +272,34 @@ def test_an_exposure_without_areas_says_what_that_means(tmp_path) -> None:
         hdus["AREA"].name = "OTHER"
         hdus.writeto(tmp_path / "b_cal.fits")
     assert "no HDU AREA" in read_exposure(tmp_path / "b_cal.fits", psf=PSF).extra[CAUTION]
+
+
+@pytest.mark.parametrize("named", ["CD", "PC"])
+def test_the_plane_of_a_mosaic_in_a_file_of_its_own(tmp_path, named) -> None:
+    """Surveys publish mosaics so (COSMOS-Web, PRIMER: ..._sci.fits); the header of an exposure is no more exact."""
+    with fits.open(write_jwst(tmp_path / I2D, mosaic=True)) as hdus:
+        header = hdus[0].header.copy()
+        header.update(hdus["SCI"].header)
+        image = hdus["SCI"].data
+    for key in ("S_RESAMP", "FILENAME", "PXSCLRT", "RESWHT", "DATE-OBS"):
+        header.remove(key, ignore_missing=True)
+    matrix = WCS(header).pixel_scale_matrix
+    for key in [key for key in header if re.fullmatch(r"(CD|PC)\d_\d|CDELT\d", key)]:
+        del header[key]
+    for i in (0, 1):
+        header[f"CDELT{i + 1}"] = 1.0
+        header.update({f"{named}{i + 1}_{j + 1}": matrix[i, j] for j in (0, 1)})
+    fits.writeto(path := tmp_path / "mosaic_f444w_30mas_sci.fits", image, header)
+    exposure = read_exposure(path)
+    assert exposure.format == "jwst" and CAUTION not in exposure.extra
+    there = WCS(header).pixel_to_world(3.2, 5.7).icrs
+    assert np.ravel(exposure.wcs.world_to_pixel_values(there.ra.deg, there.dec.deg)) == pytest.approx(
+        [3.2, 5.7], abs=1e-6
+    )
+    header[f"{named}1_1"] *= 1.001
+    fits.writeto(path := tmp_path / "jw1_nrcblong_sci.fits", image, header)
+    with pytest.raises(WcsError, match="no ASDF extension"):
+        read_exposure(path)
 
 
 def test_areas_that_disagree_are_refused(tmp_path) -> None:

@@ -192,8 +192,25 @@ def test_areas_and_zeropoints_that_disagree_are_refused(tmp_path: Path, cards: d
         read_exposure(make(tmp_path / "a.fits", **(JWST | cards)))
 
 
+DISTORTED = {
+    "CTYPE1": "RA---TAN-SIP",
+    "CTYPE2": "DEC--TAN-SIP",
+    "A_ORDER": 2,
+    "A_2_0": 5e-4,
+    "B_ORDER": 2,
+    "B_0_2": 5e-4,
+}
+
+
+def test_without_distortion_the_area_of_a_pixel_is_that_of_the_wcs(tmp_path: Path) -> None:
+    """As in mosaics of Spitzer, which have no card for it."""
+    square = (0.0309 / 206264.806) ** 2
+    found = zeropoint(make(tmp_path / "a.fits", **JWST))
+    assert found == pytest.approx(31.4 - 2.5 * math.log10(1e15 * square), abs=3e-4)
+
+
 def test_the_area_of_a_pixel_may_be_given(tmp_path: Path) -> None:
-    path = make(tmp_path / "a.fits", **JWST)
+    path = make(tmp_path / "a.fits", **JWST, **DISTORTED)
     exposure = read_exposure(path)
     assert exposure.photo_calib is None
     reason = exposure.extra["no_photo_calib"]

@@ -81,6 +81,8 @@ __all__ = ["LAYOUT", "FitsFormat", "FitsOptions", "OpenedImage"]
 
 LAYOUT = "fits_layout"
 """Key of `Exposure.extra`: the `FitsLayout` that was read."""
+_EVEN = 2e-3
+"""Fraction by which areas of pixels differ in an image without distortion, at most: that of a projection."""
 
 
 @dataclass(frozen=True)
@@ -395,6 +397,7 @@ class FitsFormat(Format):
                 pixel_scale=scale,
                 given=GivenZeropoint(given.zeropoint, given.zeropoint_key, given.pixel_area),
                 path=opened.path,
+                even=unit.unit.kind == "surface brightness" and _even_pixels(opened),
             )
         except CalibrationError as error:
             error.hdu = opened.image.index if error.hdu is None else error.hdu
@@ -449,3 +452,11 @@ class FitsFormat(Format):
             hdus = hdus if layout.image.slab is None else planes_of_cubes(hdus, layout.image.slab)
             return find_layout(like, PlaneOptions(hdu=layout.image.hdu), hdus)
         return find_layout(like, PlaneOptions(), list_hdus(like))
+
+
+def _even_pixels(opened: OpenedImage) -> bool:
+    """Whether all pixels of an image have the same area by its WCS, as those of mosaics do."""
+    ny, nx = opened.image.shape or (0, 0)
+    x, y = np.meshgrid(np.linspace(0, nx - 1, 3), np.linspace(0, ny - 1, 3))
+    areas = pixel_scale(opened.wcs(), x.ravel(), y.ravel()) ** 2
+    return bool(np.ptp(areas) < _EVEN * areas.min())

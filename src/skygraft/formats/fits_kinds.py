@@ -179,8 +179,17 @@ def refuse_companion(path: Path, hdu: HduInfo, hdus: Sequence[HduInfo], *, chose
     Raises
     ------
     FormatError
-        If EXTNAME, header, unit or file name show that it is not a science image.
+        If EXTNAME, header, unit or file name show that it is not a science image, or its pixels are not linear.
     """
+    if "BSOFTEN" in hdu.header and "BOFFSET" in hdu.header:
+        raise FormatError(
+            "the pixels are on the asinh scale of Pan-STARRS's stacks (BSOFTEN, BOFFSET): no flux can be added to them",
+            path=path,
+            hdu=hdu.index,
+            key="BSOFTEN",
+            fix="Convert each pixel p to BOFFSET + 2 BSOFTEN sinh(p / 1.0857362) and remove the two cards, or fetch a "
+            "cut-out, which is linear",
+        )
     found = _by_header(hdu, hdus)
     if found is None and not chosen and hdu.name not in ("SCI", "SCIENCE", "IMAGE"):
         found = _by_file_name(path)

@@ -64,13 +64,15 @@ def read_photo_calib(
     pixel_scale: float,
     given: GivenZeropoint,
     path: str | os.PathLike[str] | None = None,
+    even: bool = False,
 ) -> PhotoCalib:
     """Read the photometric calibration from the headers.
 
     A keyword whose comment says "per sec" is the magnitude of one count *per second*: for an image in counts,
     2.5 log10(exposure time) is added. Any other keyword is the magnitude of one image unit. A unit of flux density is
     a calibration in itself, and so is a unit of surface brightness together with the area of a pixel (PIXAR_SR,
-    PIXAR_A2): 1 MJy/sr over PIXAR_SR has the AB magnitude 31.4 - 2.5 log10(1e15 PIXAR_SR).
+    PIXAR_A2, or that of the WCS where all pixels have the same): 1 MJy/sr over PIXAR_SR has the AB magnitude
+    31.4 - 2.5 log10(1e15 PIXAR_SR).
 
     Parameters
     ----------
@@ -86,6 +88,8 @@ def read_photo_calib(
         Options of the caller.
     path : path-like, optional
         For errors.
+    even : bool, optional
+        Whether the WCS gives all pixels the same area.
 
     Returns
     -------
@@ -103,7 +107,7 @@ def read_photo_calib(
     if given.zeropoint is not None:
         return PhotoCalib.from_zeropoint(given.zeropoint, name)
     found: list[tuple[str, float]] = []
-    if not given.key and (absolute := _absolute(headers, unit, pixel_scale, given, path)) is not None:
+    if not given.key and (absolute := _absolute(headers, unit, pixel_scale, given, path, even)) is not None:
         found.append(absolute)
     unusable: list[str] = []
     for place, card in _named(headers.every(*((given.key,) if given.key else ZEROPOINT_KEYS))):
@@ -222,6 +226,7 @@ def _absolute(
     pixel_scale: float,
     given: GivenZeropoint,
     path: str | os.PathLike[str] | None,
+    even: bool,
 ) -> tuple[str, float] | None:
     """Name and AB zeropoint of a unit of flux or surface brightness; None for other units, such as counts."""
     kind, njy = unit.unit.kind, unit.unit.scale
@@ -235,7 +240,7 @@ def _absolute(
         return None
     name = f"the unit {unit.name}"
     if kind == "surface brightness":
-        area = _pixel_area(headers, pixel_scale, given.pixel_area, path)
+        area = _pixel_area(headers, pixel_scale, given.pixel_area, path, even)
         if area is None:
             raise _no_area(unit, path)
         njy, name = njy * area[0], f"{name} over a pixel of {area[0]:.6g} sr ({area[1]})"
@@ -244,7 +249,8 @@ def _absolute(
 
 def _no_area(unit: ImageUnit, path: str | os.PathLike[str] | None) -> UncalibratedImageError:
     return UncalibratedImageError(
-        f"{unit.name!r} is a surface brightness, and the header does not give the area of a pixel (PIXAR_SR, PIXAR_A2)",
+        f"{unit.name!r} is a surface brightness, the header does not give the area of a pixel (PIXAR_SR, PIXAR_A2), "
+        "and by the WCS it is not the same everywhere",
         path=path,
         key="BUNIT",
         fix="Give pixel_area= ('2.25e-14 sr', '0.0009 arcsec2', or 'wcs' for that of the WCS), or zeropoint= (the AB "
@@ -253,7 +259,7 @@ def _no_area(unit: ImageUnit, path: str | os.PathLike[str] | None) -> Uncalibrat
 
 
 def _pixel_area(
-    headers: Headers, pixel_scale: float, given: str | None, path: str | os.PathLike[str] | None
+    headers: Headers, pixel_scale: float, given: str | None, path: str | os.PathLike[str] | None, even: bool
 ) -> tuple[float, str] | None:
     """Area of a pixel in sr, and where it was found; None if it is not known."""
     by_wcs = float((pixel_scale**2 * u.arcsec**2).to(u.sr).value)
@@ -266,7 +272,7 @@ def _pixel_area(
             continue
         found.append((float((value * _AREA_KEYS[card.key]).to(u.sr).value), f"{card.key} in HDU {card.hdu}"))
     if not found:
-        return None
+        return (by_wcs, "the WCS") if even else None
     for one, other, tolerance in (
         *((one, other, _AREA_TOLERANCE) for one, other in pairwise(found)),
         (found[0], (by_wcs, "the WCS"), _WCS_TOLERANCE),

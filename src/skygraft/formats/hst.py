@@ -42,7 +42,7 @@ from skygraft.formats.fits_layout import (
 from skygraft.formats.fits_planes import read_pixels
 from skygraft.formats.fits_units import ImageUnit, image_unit
 from skygraft.formats.fits_zeropoint import ZEROPOINT_KEYS
-from skygraft.formats.jwst import JWST_REFERENCE
+from skygraft.formats.jwst import JWST_REFERENCE, jwst_band
 from skygraft.formats.roman import no_space_psf
 from skygraft.formats.space import SpaceFitsFormat, companion_hdu, first_number, middle_of, required
 from skygraft.formats.space_flags import HST_BITS, stem_of
@@ -449,6 +449,9 @@ def _text(headers: Headers, key: str) -> str | None:
 def _band(headers: Headers) -> str | None:
     """The filter; of two wheels, the one that is not clear."""
     names = [text.upper() for key in _FILTERS if (text := _text(headers, key))]
+    if len(names) == 1 and "-" in names[0]:
+        # grizli joins the names of JWST's two wheels.
+        return jwst_band(*names[0].split("-", 1))
     found = [name for name in names if _BAND.match(name)]
     if found:
         return found[0]

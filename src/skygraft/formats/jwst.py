@@ -60,6 +60,12 @@ _GOOD_SIP = 0.05
 """Pixels: SIPMXERR above which the approximation of the header is worth a warning."""
 
 
+_MATRIX = (
+    "CD1_1", "CD1_2", "CD2_1", "CD2_2", "PC1_1", "PC1_2", "PC2_1", "PC2_2", "CDELT1", "CDELT2",
+)  # fmt: skip
+_SQUARE = 1e-5
+
+
 @dataclass(frozen=True)
 class JwstOptions(FitsOptions):
     """Reading options of JWST images: those of `FitsOptions`, and the choice of the WCS.
@@ -237,10 +243,28 @@ class JwstFormat(SpaceFitsFormat):
 def is_resampled(path: Path, hdus: Sequence[HduInfo], headers: Headers) -> bool:
     """Return whether a JWST image was resampled to pixels without distortion."""
     names = {hdu.name for hdu in hdus}
+    if len(hdus) == 1 and "_cal" not in path.name and _has_square_pixels(headers):
+        # A plane of a mosaic, in a file of its own.
+        return True
     step = headers.find("S_RESAMP")
     done = step is not None and str(step.value).strip().upper() == "COMPLETE"
     named = any("_i2d" in name for name in (path.name, _text(headers, "FILENAME") or ""))
     return bool(names & {"CON", "WHT"}) or done or named or headers.find("PXSCLRT", "RESWHT") is not None
+
+
+def _has_square_pixels(headers: Headers) -> bool:
+    """Whether the matrix of a header is that of square pixels, without SIP: those of exposures are off by 1e-3."""
+    found = {key: card for key in _MATRIX if (card := headers.find(key)) is not None}
+    numbers = {key: finite_number(card) for key, card in found.items()}
+    if headers.find("A_ORDER") is not None or None in numbers.values():
+        return False
+    a, b, c, d = (float(numbers.get(key) or 0.0) for key in _MATRIX[:4])
+    if not any((a, b, c, d)):
+        steps = [float(numbers.get(key) or 0.0) for key in _MATRIX[8:]]
+        turn = [float(numbers.get(key, unit) or 0.0) for key, unit in zip(_MATRIX[4:8], (1, 0, 0, 1), strict=True)]
+        a, b, c, d = turn[0] * steps[0], turn[1] * steps[0], turn[2] * steps[1], turn[3] * steps[1]
+    size = a * a + b * b
+    return size > 0 and abs(c * c + d * d - size) < _SQUARE * size and abs(a * c + b * d) < _SQUARE * size
 
 
 def jwst_band(filter_name: str | None, pupil: str | None) -> str | None:

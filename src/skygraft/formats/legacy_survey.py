@@ -37,16 +37,16 @@ from skygraft.formats.base import (
 )
 from skygraft.formats.fits_fingerprints import with_fingerprints
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
-from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, is_flat, list_hdus
+from skygraft.formats.fits_layout import HduInfo, inherited_headers, is_flat, list_hdus
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
 from skygraft.formats.fits_units import image_unit
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.formats.legacy_dq import dq_kind_of, read_dq
 from skygraft.formats.legacy_gain import PER_SECOND, read_legacy_gain
+from skygraft.formats.legacy_layout import LegacyLayout, find_layout
 from skygraft.formats.legacy_tables import CcdRow, beside, find_ccds, find_psfex, find_root, find_row
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, default_candidate, header_candidates
-from skygraft.places import is_file
 from skygraft.planes import Planes
 from skygraft.psf import PSF, read_psfex
 from skygraft.wcs import FitsWcs, check_pixel_scale, pixel_scale, read_fits_wcs
@@ -105,36 +105,6 @@ class LegacySurveyOptions(ReadOptions):
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}; allowed: {', '.join(str(v) for v in values if v)}", key=name
                 )
-
-
-@dataclass(frozen=True)
-class LegacyLayout:
-    """The files of an image.
-
-    Parameters
-    ----------
-    planes : FitsLayout
-        Image and inverse variance.
-    dq : Plane or None
-        Data quality.
-    injected : Path or None
-        Mask of injected sources.
-    """
-
-    planes: FitsLayout
-    dq: Plane | None
-    injected: Path | None
-
-    def files(self) -> dict[str, Path]:
-        """Return the files that exist, by kind, the image first."""
-        noise = self.planes.noise
-        found = {
-            "ooi": self.planes.image.path,
-            "oow": None if noise is None else noise.path,
-            "ood": None if self.dq is None else self.dq.path,
-            "injected": self.injected,
-        }
-        return {kind: path for kind, path in found.items() if path is not None}
 
 
 @dataclass(frozen=True)
@@ -256,7 +226,7 @@ class LegacySurveyFormat(Format):
             )
         layout = exposure.extra.get(_LAYOUT)
         if not isinstance(layout, LegacyLayout) or layout.planes.image.path != source:
-            layout = self._find(source, self.Options(hdu=None, ccdname=None), list_hdus(source))
+            layout = find_layout(source, list_hdus(source))
         outputs = {
             p: target if kind == "ooi" else beside(target, kind)
             for kind, p in layout.files().items()
@@ -286,37 +256,6 @@ class LegacySurveyFormat(Format):
         marks: NDArray[np.int32] = exposure.mask & bits
         return (marks, new) if marks.any() else None
 
-    def _find(self, path: Path, given: LegacySurveyOptions, hdus: Sequence[HduInfo]) -> LegacyLayout:
-        """Find the files of an image by their names, and the HDU of its CCD in each."""
-        image = _choose_ccd(path, given, hdus)
-        planes = {
-            "oow": self._companion(path, "oow", image) if given.weight else None,
-            "ood": self._companion(path, "ood", image) if given.mask else None,
-        }
-        layout, marks = FitsLayout(image.plane("image", path), planes["oow"]), beside(path, "injected")
-        return LegacyLayout(layout, planes["ood"], marks if is_file(marks) else None)
-
-    def _companion(self, path: Path, kind: str, image: HduInfo) -> Plane:
-        option = "weight" if kind == "oow" else "mask"
-        other = beside(path, kind)
-        if not is_file(other):
-            raise FormatError(
-                f"its {'inverse variance' if kind == 'oow' else 'data quality'} file {other.name} is not beside it",
-                path=path,
-                fix=f"Fetch it too, or read without it ({option}=False)",
-            )
-        found = [hdu for hdu in list_hdus(other) if hdu.shape == image.shape]
-        named = [hdu for hdu in found if hdu.name == image.name]
-        numbered = [hdu for hdu in found if hdu.index == image.index]
-        for hdus in (named, numbered if not image.name else []):
-            if len(hdus) == 1:
-                return hdus[0].plane("mask" if kind == "ood" else "weight", other)
-        raise FormatError(
-            f"it has no image {image.name or image.index} of shape {image.shape}",
-            path=other,
-            fix=f"Fetch the {kind} file of this image again, or read without it ({option}=False)",
-        )
-
     def _open(self, path: StrPath, given: LegacySurveyOptions) -> _Opened:
         path = Path(path)
         if "_ooi_" not in path.name:
@@ -324,7 +263,8 @@ class LegacySurveyFormat(Format):
                 "an image of the Legacy Surveys is called *_ooi_*", path=path, fix="Give that file, under that name"
             )
         hdus = list_hdus(path)
-        layout = self._find(path, given, hdus)
+        wanted = given.ccdname if given.ccdname is not None else given.hdu
+        layout = find_layout(path, hdus, wanted, weight=given.weight, mask=given.mask)
         image = hdus[layout.planes.image.hdu]
         tables = find_ccds(path, given.ccds)
         row = find_row(path, tables, ccdname=image.name, hdu=image.index)
@@ -484,21 +424,3 @@ class LegacySurveyFormat(Format):
                 mask |= ((marks >> bit & 1) << target).astype(np.int32)
                 planes[name] = target
         return mask, planes, kind
-
-
-def _choose_ccd(path: Path, given: LegacySurveyOptions, hdus: Sequence[HduInfo]) -> HduInfo:
-    """Return the HDU of the CCD: the requested one, or the only image."""
-    images = [hdu for hdu in hdus if is_flat(hdu)]
-    wanted = given.ccdname if given.ccdname is not None else given.hdu
-    if wanted is None:
-        found = images
-    elif isinstance(wanted, int):
-        found = [hdu for hdu in images if hdu.index == wanted]
-
-    else:
-        found = [hdu for hdu in images if hdu.name == wanted.strip().upper()]
-    if len(found) == 1:
-        return found[0]
-    listed = "; ".join(str(hdu) for hdu in images)
-    problem = f"there is no CCD {wanted!r}" if wanted is not None else f"the file has {len(images)} CCDs"
-    raise FormatError(f"{problem}: {listed}", path=path, fix="Choose one with ccdname= or hdu=")
