@@ -15,7 +15,7 @@ everything stays in the processor's cache. The result for one source does not de
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from skygraft.jit import compiled
 from skygraft.psf.linear import aligned, combine_into
 from skygraft.render.prepared import EvaluatedPsf
 from skygraft.render.radial import DENSE, FIRST_OCTAVE, N_PIECES, PIECES, Placed
+from skygraft.render.traced import traced
 from skygraft.render.transforms import Plan, plan_of, room_for, to_image
 from skygraft.render.vectors import LANES, Eight, cubic_lookup, load, spread, store
 
@@ -262,7 +263,14 @@ def _make_table(
         table[p] = w0 * a[p] + w1 * b[p] + w2 * c[p] + w3 * d[p]
     v0, v1, v2, v3 = spread(w0), spread(w1), spread(w2), spread(w3)
     for p in range(4 * begin, 4 * end, LANES):
-        store(table, p, v0 * load(a, p) + v1 * load(b, p) + v2 * load(c, p) + v3 * load(d, p))
+        _blend(table, p, (v0, v1, v2, v3), a, b, c, d)
+
+
+@traced()
+def _blend(table: Any, p: int, weights: Any, a: Any, b: Any, c: Any, d: Any) -> None:
+    """Store the weighted sum of eight numbers of each table."""
+    v0, v1, v2, v3 = weights
+    store(table, p, v0 * load(a, p) + v1 * load(b, p) + v2 * load(c, p) + v3 * load(d, p))
 
 
 @compiled
@@ -296,7 +304,7 @@ def _dense_at(table: NDArray[np.float32], kappa: float) -> float:
     return value
 
 
-@compiled(inline="always")
+@traced()
 def _multiply_eight(
     spectrum: NDArray[np.float32], at: int, value: Eight, ar: Eight, ai: Eight, br: Eight, bi: Eight
 ) -> None:

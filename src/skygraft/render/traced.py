@@ -22,7 +22,7 @@ from skygraft.render import vectors
 
 __all__ = ["number", "traced"]
 
-_LONG = ir.IntType(64)
+_LONG, _SINGLE = ir.IntType(64), ir.FloatType()
 
 
 def traced[F: Callable[..., Any]](results: int = 0) -> Callable[[F], F]:
@@ -92,7 +92,9 @@ def _stand_in(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     if isinstance(kind, types.Array):
         return _Array(builder, context.make_array(kind)(context, builder, value).data)
     if isinstance(kind, types.BaseTuple):
-        return [_stand_in(context, builder, one, builder.extract_value(value, i)) for i, one in enumerate(kind)]
+        return [
+            _stand_in(context, builder, one, builder.extract_value(value, i)) for i, one in enumerate(cast(Any, kind))
+        ]
     return (_Vector if kind == vectors.EIGHT else _Whole)(builder, value)
 
 
@@ -151,8 +153,10 @@ def _store(array: _Array, at: Any, value: _Vector) -> None:
     array.builder.store(value.value, pointer, align=vectors.ALIGNED)
 
 
-def _spread(value: _Number) -> _Vector:
-    return _Vector(value.builder, vectors.repeat(value.builder, value.value))
+def _spread(number: _Number) -> _Vector:
+    builder, value = number.builder, number.value
+    single = builder.fptrunc(value, _SINGLE) if value.type == ir.DoubleType() else value
+    return _Vector(builder, vectors.repeat(builder, single))
 
 
 def _fused(a: _Vector, b: _Vector, c: _Vector) -> _Vector:

@@ -20,11 +20,14 @@ centre it is added to the pixels themselves. Pixels and the nodes of cells are m
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
 from skygraft.render.coarse import FINEST, N_LEVELS, NODE, Cells
+from skygraft.render.traced import number, traced
 from skygraft.render.vectors import LANES, Eight, cubic_and_line_lookup, load, nothing_beyond, spread, store, transpose
 
 __all__ = ["add_wings"]
@@ -42,6 +45,9 @@ _FAINT = 25.0
 """Gaussians count as zero where the exponent is larger than this: exp(-25) is below single precision."""
 
 _LANES = np.arange(LANES, dtype=np.float32)
+_X_NODES, _Y_NODES = np.zeros((2, 2 * LANES), dtype=np.float32)
+"""Nodes of a cell, row by row, in units of the outer nodes' distance, padded to whole vectors."""
+_X_NODES[:9], _Y_NODES[:9] = np.tile([-1.0, 0.0, 1.0], 3), np.repeat([-1.0, 0.0, 1.0], 3)
 
 _STEPS = 1.0 + np.arange(_PIECES, dtype=np.float32) / _PIECES
 """Starts of the pieces of an octave, relative to the start of the octave."""
@@ -66,7 +72,7 @@ def _tabulate(
     while n_octaves < _N_OCTAVES and _OFFSET * 2.0**n_octaves - _OFFSET <= most:
         n_octaves += 1
     value, slope, second = np.zeros((3, (n_octaves + 1) * _PIECES), dtype=np.float32)
-    one, eight = spread(np.float32(1.0)), spread(np.float32(8.0))
+    one = spread(np.float32(1.0))
     steps = load(_STEPS, 0)
     for j in range(len(widths)):
         if fluxes[j] == 0.0:
@@ -86,30 +92,61 @@ def _tabulate(
         for at in range(0, len(value), _PIECES):
             if half * (start - _OFFSET) > _FAINT:
                 break
-            # The Laplacian twice, of a Gaussian.
-            ratio = spread(np.float32(weight * start)) * steps - spread(np.float32(weight * _OFFSET))
-            here = peak * (less + one) * (one + wider * ((ratio - eight) * ratio + eight))
-            store(value, at, load(value, at) + here)
-            store(slope, at, load(slope, at) - to_slope * here)
-            store(second, at, load(second, at) + to_second * here)
-            # In the next octave all arguments are twice as large.
-            less = less * (less + one + one)
+            first, offset = spread(np.float32(weight * start)), spread(np.float32(weight * _OFFSET))
+            _add_gaussian(value, slope, second, at, less, peak, wider, first, steps, offset, to_slope, to_second)
+            less = _less_of_twice(less)
             start *= 2.0
-    two, three = spread(np.float32(2.0)), spread(np.float32(3.0))
     columns = np.zeros(_ROW * _PIECES, dtype=np.float32)
     for octave in range(n_octaves):
-        # Hermite's cubic through both ends.
-        i, h = octave * _PIECES, spread(np.float32(_OFFSET * 2.0**octave / _PIECES))
-        first, rise = load(value, i), load(value, i + 1) - load(value, i)
-        slope_here, slope_there = h * load(slope, i), h * load(slope, i + 1)
-        store(columns, 0, first)
-        store(columns, _PIECES, slope_here)
-        store(columns, 2 * _PIECES, three * rise - two * slope_here - slope_there)
-        store(columns, 3 * _PIECES, slope_here + slope_there - two * rise)
-        store(columns, 4 * _PIECES, load(second, i))
-        store(columns, 5 * _PIECES, load(second, i + 1) - load(second, i))
+        i = octave * _PIECES
+        _join(columns, value, slope, second, i, spread(np.float32(_OFFSET * 2.0**octave / _PIECES)))
         transpose(columns, 0, _PIECES, table, i * _ROW, _ROW)
     return n_octaves
+
+
+@traced()
+def _add_gaussian(
+    value: Any,
+    slope: Any,
+    second: Any,
+    at: int,
+    less: Eight,
+    peak: Eight,
+    wider: Eight,
+    first: Eight,
+    steps: Eight,
+    offset: Eight,
+    to_slope: Eight,
+    to_second: Eight,
+) -> None:
+    """Add one Gaussian, and the Laplacian twice of it, to an octave of the sums; `less` is its exponential less one."""
+    one, eight = number(less, 1.0), number(less, 8.0)
+    ratio = first * steps - offset
+    here = peak * (less + one) * (one + wider * ((ratio - eight) * ratio + eight))
+    store(value, at, load(value, at) + here)
+    store(slope, at, load(slope, at) - to_slope * here)
+    store(second, at, load(second, at) + to_second * here)
+
+
+@traced(1)
+def _less_of_twice(less: Eight) -> Eight:
+    """Return the exponentials less one where all arguments are twice as large, as in the next octave."""
+    one: Eight = number(less, 1.0)
+    return less * (less + one + one)
+
+
+@traced()
+def _join(columns: Any, value: Any, slope: Any, second: Any, i: int, h: Eight) -> None:
+    """Compute an octave's table: Hermite's cubics through both ends of each piece, and lines."""
+    two, three = number(h, 2.0), number(h, 3.0)
+    first, rise = load(value, i), load(value, i + 1) - load(value, i)
+    slope_here, slope_there = h * load(slope, i), h * load(slope, i + 1)
+    store(columns, 0, first)
+    store(columns, _PIECES, slope_here)
+    store(columns, 2 * _PIECES, three * rise - two * slope_here - slope_there)
+    store(columns, 3 * _PIECES, slope_here + slope_there - two * rise)
+    store(columns, 4 * _PIECES, load(second, i))
+    store(columns, 5 * _PIECES, load(second, i + 1) - load(second, i))
 
 
 @compiled(inline="always")
@@ -229,7 +266,6 @@ def add_wings(
     j_first, j_last = max(j_first, int(np.ceil(y - y_extent)) - FINEST), min(j_last, int(y + y_extent) + FINEST)
     waiting = np.empty((3 * N_LEVELS + 1, 3), dtype=np.int64)
     made = np.empty(2 * LANES, dtype=np.float32)
-    x_nodes, y_nodes = _nodes()
     deposited = 0.0
     largest = FINEST << (N_LEVELS - 1)
     for top_j in range(j_first // largest, j_last // largest + 1):
@@ -258,7 +294,7 @@ def add_wings(
                     y_sums = max(0, corner[1] - j0), min(h, corner[1] + rows - j0)
                     x_sums = max(0, corner[0] - i0), min(h, corner[0] + columns - i0)
                     node = np.float32(0.5 * NODE * (h - 1))
-                    _at_nodes(made, table, u_form, q_form, dx, dy, node, x_nodes, y_nodes)
+                    _at_nodes(made, table, u_form, q_form, dx, dy, node)
                     deposited += _add_cell(values[place], made, sums[level], x_sums, y_sums)
                 elif level > 0:
                     for child in range(4):
@@ -283,15 +319,6 @@ def _form(form: NDArray[np.float64], dx: float, dy: float) -> float:
 
 
 @compiled(inline="always")
-def _nodes() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the nodes of a cell, row by row, in units of the outer nodes' distance, padded to whole vectors."""
-    x, y = np.zeros(2 * LANES, dtype=np.float32), np.zeros(2 * LANES, dtype=np.float32)
-    for k in range(9):
-        x[k], y[k] = k % 3 - 1, k // 3 - 1
-    return x, y
-
-
-@compiled(inline="always")
 def _at_nodes(
     made: NDArray[np.float32],
     table: NDArray[np.float32],
@@ -300,19 +327,17 @@ def _at_nodes(
     dx: float,
     dy: float,
     node: np.float32,
-    x_nodes: NDArray[np.float32],
-    y_nodes: NDArray[np.float32],
 ) -> None:
     """Compute W at the nodes of a cell whose middle is at (dx, dy) from the centre."""
     middle_x, middle_y, distance = spread(np.float32(dx)), spread(np.float32(dy)), spread(node)
     for k in range(0, 2 * LANES, LANES):
-        x, y = middle_x + distance * load(x_nodes, k), middle_y + distance * load(y_nodes, k)
+        x, y = middle_x + distance * load(_X_NODES, k), middle_y + distance * load(_Y_NODES, k)
         store(made, k, _value_at(table, _form_of(u_form, x, y) + spread(_OFFSET), _form_of(q_form, x, y)))
 
 
-@compiled(inline="always")
+@traced(1)
 def _form_of(form: NDArray[np.float64], x: Eight, y: Eight) -> Eight:
-    xx, xy, yy = spread(np.float32(form[0])), spread(np.float32(form[1])), spread(np.float32(form[2]))
+    xx, xy, yy = spread(form[0]), spread(form[1]), spread(form[2])
     value: Eight = (xx * x + xy * y) * x + yy * y * y
     return value
 
