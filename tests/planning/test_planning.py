@@ -17,6 +17,7 @@ from kits.plan_kit import row_digests
 from skygraft.catalog import read_partitions
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.errors import CampaignError
+from skygraft.planning import patches
 from skygraft.planning.plan import plan_images
 from skygraft.planning.selection import digest_rows, select
 from skygraft.records.plan_file import PlannedImage
@@ -222,6 +223,23 @@ def test_galaxies_cost_more_than_stars(tmp_path: Path) -> None:
         assert star.cost_seconds == pytest.approx(base + 0.000025 * star.n_sources, abs=2e-3)
         assert image.cost_seconds >= star.cost_seconds
     assert sum(i.cost_seconds - s.cost_seconds for i, s in zip(plain, cheap, strict=True)) > 0.01
+
+
+def test_many_stars_of_a_small_image_cost_what_their_grid_does(tmp_path: Path, monkeypatch) -> None:
+    survey = Survey(tmp_path / "survey", "equator")
+    stars = pa.table(survey.columns | {"source_type": ["Star"] * 4000})
+    pq.write_table(stars, survey.root / "fakes.parquet")
+    megapixels, of_star, alone = 1.35, 0.00001, 0.01
+    monkeypatch.setitem(patches._SECONDS, "Star", alone)
+    base = 0.1 + 0.02 * 10 + 0.25 * megapixels
+    of_area = 0.115  # as if images had a few thousand times as many stars
+    monkeypatch.setattr(patches, "_CROWDED", (of_area, of_star))
+    gains = []
+    for image in plan_images(survey.config("grid")).images():
+        together, apart = of_area * megapixels + of_star * image.n_sources, alone * image.n_sources
+        assert image.cost_seconds == pytest.approx(base + min(together, apart), abs=2e-3)
+        gains.append(apart - together)
+    assert min(gains) < 0 < max(gains)
 
 
 def test_images_without_a_time_see_no_movers(tmp_path: Path) -> None:

@@ -97,6 +97,17 @@ def test_few_and_many_sums_have_the_same_widths_to_the_last_bit(seed: int) -> No
     assert 0 < np.isfinite(few).sum() < len(few)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (17, 20), (41, 41)])
+def test_a_basis_is_evaluated_in_numpy_and_in_loops_to_the_same_last_bit(monkeypatch, shape: tuple[int, int]) -> None:
+    basis = np.random.default_rng(1).normal(size=(5, *shape))
+    found = []
+    for most in (10, 0):
+        monkeypatch.setattr(measure, "_kernels", measure._Tally(most))
+        found.append(measure._core_values(basis, 0.3 * shape[0], 0.6 * shape[1], 2.1))
+    assert found[0].tobytes() == found[1].tobytes()
+    assert np.isfinite(found[0]).all()
+
+
 def test_a_process_that_has_measured_many_goes_on_with_compiled_loops(monkeypatch) -> None:
     monkeypatch.setattr(measure, "_kernels", measure._Tally(3))
     monkeypatch.setattr(measure, "_many_widths", lambda kernels: np.full(len(kernels), -1.0))

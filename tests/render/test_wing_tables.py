@@ -40,7 +40,9 @@ def drawn(blur: np.ndarray) -> np.ndarray:
     return canvas.model
 
 
-@pytest.mark.parametrize(("n", "beta", "radius"), [(0.5, None, 8.0), (1.0, None, 8.0), (4.0, None, 4.0), (1.0, 2.0, 5.0)])
+@pytest.mark.parametrize(
+    ("n", "beta", "radius"), [(0.5, None, 8.0), (1.0, None, 8.0), (4.0, None, 4.0), (1.0, 2.0, 5.0)]
+)
 def test_blurred_wings_are_those_of_a_convolution(n, beta, radius):
     at = np.arange(-HALF, HALF + 1)
     r = np.hypot(at, at[:, None])

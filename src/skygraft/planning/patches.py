@@ -39,8 +39,11 @@ __all__ = ["Movers", "PatchPlanner", "PlannerSpec", "estimate_seconds", "find_mo
 _SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "Star": 0.000025, "RealGalaxy": 0.02, "other": 0.005}
 _GALAXY = (0.0001, 0.004, 0.2, 0.0005)
 """Least and greatest time of a galaxy, half-light radius (arcsec) from which it grows, and seconds per arcsec."""
-_CROWDED = (100_000, 0.35, 0.000006)
-"""Stars of an image from which on many may be drawn on a grid, and seconds of it for each megapixel and each star."""
+_CROWDED = (0.35, 0.000006)
+"""Seconds of the grid that many stars of one image are drawn on, for each megapixel and each star.
+
+Of most PSFs; planning does not know which each image has, and those known between pixels take two to three times as
+long, both star by star and on their grid."""
 _APART = ("Star", "RealGalaxy")
 """Source types whose times have entries of their own."""
 _KNOTS = (0.0005, 0.000015)
@@ -68,7 +71,7 @@ def estimate_seconds(n_bytes: Any, n_pixels: Any, source_seconds: Any) -> Any:
 
 def _saved_seconds(n_stars: int, megapixels: float) -> float:
     """Estimated time by which many stars of one image are drawn faster together than each by itself, seconds."""
-    _, of_area, of_star = _CROWDED
+    of_area, of_star = _CROWDED
     return max(0.0, n_stars * (_SECONDS["Star"] - of_star) - of_area * megapixels)
 
 
@@ -298,7 +301,8 @@ class PatchPlanner:
         counts = np.diff(offsets)
         if not self._by_galsim:
             area = numpy_array(one_array(images.column("nx"))) * numpy_array(one_array(images.column("ny"))) / 1e6
-            for i in np.flatnonzero(counts >= _CROWDED[0]).tolist():
+            # At most all of its sources are stars.
+            for i in np.flatnonzero(counts * _SECONDS["Star"] > _CROWDED[0] * area).tolist():
                 n_stars = int(np.count_nonzero(costs[rows[offsets[i] : offsets[i + 1]]] == _SECONDS["Star"]))
                 seconds[i] -= _saved_seconds(n_stars, float(area[i]))
         problems = []

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, SkygraftError
+from skygraft.jit import in_python_too
 from skygraft.psf.base import PSF, Box
 from skygraft.psf.linear import LinearPSF, combine
 
@@ -189,6 +190,12 @@ def _core_values(basis: NDArray[np.float64], row: float, column: float, radius: 
     radii = (_RADII * radius)[:, None]
     y = np.concatenate([np.repeat(steps, steps.size), (radii * np.sin(angles)).ravel()])
     x = np.concatenate([np.tile(steps, steps.size), (radii * np.cos(angles)).ravel()])
+    if _kernels.are_many(1):
+        from skygraft.psf.measure_loops import spline_values
+
+        values = np.empty((len(basis), y.size))
+        spline_values(basis, row + y, column + x, values)
+        return values
     with np.errstate(all="ignore"):
         splines = _splines(basis)
         first = np.arange(len(basis))[:, None] * (basis.shape[1] * basis.shape[2])
@@ -455,8 +462,9 @@ def _spline_values(
     y0, x0 = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
     rows, columns = _mirror(y0[..., None] + _TAPS, ny), _mirror(x0[..., None] + _TAPS, nx)
     begins = first + rows * nx
-    terms = splines[begins[..., :, None] + columns[..., None, :]] * _weights(x - x0)[..., None, :]
-    terms = _sum_last(terms) * _weights(y - y0)
+    along, across = (np.stack(quintic_weights(t), axis=-1) for t in (x - x0, y - y0))
+    terms = splines[begins[..., :, None] + columns[..., None, :]] * along[..., None, :]
+    terms = _sum_last(terms) * across
     return _sum_last(terms)
 
 
@@ -473,8 +481,9 @@ def _mirror(i: NDArray[np.int64], n: Any) -> NDArray[np.int64]:
     return np.where(i < n, i, 2 * n - 2 - i)
 
 
-def _weights(t: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Quintic B-spline at t + 2, t + 1, t, t - 1, t - 2, t - 3 for t in [0, 1), along a new axis."""
+@in_python_too
+def quintic_weights(t: Any) -> tuple[Any, ...]:
+    """Quintic B-spline at t + 2, t + 1, t, t - 1, t - 2, t - 3 for t in [0, 1), a number or an array."""
     s = 1 - t
     t2, s2 = t * t, s * s
     t4, s4 = t2 * t2, s2 * s2
@@ -484,9 +493,10 @@ def _weights(t: NDArray[np.float64]) -> NDArray[np.float64]:
     second, fifth = _middle(1 + t), _middle(1 + s)
     third = (33 - 30 * t2 + 15 * t4 - 5 * t4 * t) / 60
     fourth = (33 - 30 * s2 + 15 * s4 - 5 * s4 * s) / 60
-    return np.stack([first, second, third, fourth, fifth, last], axis=-1)
+    return first, second, third, fourth, fifth, last
 
 
-def _middle(d: NDArray[np.float64]) -> NDArray[np.float64]:
+@in_python_too
+def _middle(d: Any) -> Any:
     """Quintic B-spline at distance d in [1, 2)."""
     return (51 + d * (75 + d * (-210 + d * (150 + d * (-45 + 5 * d))))) / 120

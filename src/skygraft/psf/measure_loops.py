@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
-from skygraft.psf.measure import GRID_HALF, MARGIN, N_RAYS, POLE_1, POLE_2
+from skygraft.psf.measure import GRID_HALF, MARGIN, N_RAYS, POLE_1, POLE_2, quintic_weights
 
-__all__ = ["contour_widths", "kernel_widths"]
+__all__ = ["contour_widths", "kernel_widths", "spline_values"]
 
 
 @compiled
@@ -103,6 +103,17 @@ def kernel_widths(kernels: NDArray[np.float64], out: NDArray[np.float64]) -> Non
         x0, x1 = max(column - reach, 0), min(column + reach + 1, nx)
         spline = _prefilter(_prefilter(kernel[y0:y1, x0:x1] / peak).T.copy()).T.copy()
         out[i] = _width(spline, row - y0, column - x0, guess)
+
+
+@compiled(reads=("images",))
+def spline_values(
+    images: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64], out: NDArray[np.float64]
+) -> None:  # pragma: no cover - compiled
+    """Evaluate the splines through images (B, ny, nx) at M places, into `out` (B, M)."""
+    for b in range(images.shape[0]):
+        spline = _prefilter(_prefilter(images[b]).T.copy()).T.copy()
+        for k in range(y.size):
+            out[b, k] = _value(spline, y[k], x[k])
 
 
 @compiled(inline="always")
@@ -200,9 +211,9 @@ def _value(c: NDArray[np.float64], y: float, x: float) -> float:  # pragma: no c
     """The spline at (y, x)."""
     ny, nx = c.shape
     y0, x0 = int(np.floor(y)), int(np.floor(x))
-    wx = _weights(x - x0)
+    wx = quintic_weights(x - x0)
     total = 0.0
-    for i, wy in enumerate(_weights(y - y0)):
+    for i, wy in enumerate(quintic_weights(y - y0)):
         row = _mirror(y0 + i - 2, ny)
         if 2 <= x0 < nx - 3:
             part = 0.0
@@ -222,24 +233,3 @@ def _mirror(i: int, n: int) -> int:  # pragma: no cover - compiled
         return 0
     i = abs(i) % (2 * n - 2)
     return i if i < n else 2 * n - 2 - i
-
-
-@compiled
-def _weights(t: float) -> tuple[float, float, float, float, float, float]:  # pragma: no cover - compiled
-    """Quintic B-spline at t + 2, t + 1, t, t - 1, t - 2, t - 3 for t in [0, 1)."""
-    s = 1 - t
-    t2, s2 = t * t, s * s
-    t4, s4 = t2 * t2, s2 * s2
-    first = s4 * s / 120
-    last = t4 * t / 120
-    # the pieces of the spline at distances 2 to 3 (outermost), 1 to 2 (_middle) and 0 to 1
-    second, fifth = _middle(1 + t), _middle(1 + s)
-    third = (33 - 30 * t2 + 15 * t4 - 5 * t4 * t) / 60
-    fourth = (33 - 30 * s2 + 15 * s4 - 5 * s4 * s) / 60
-    return first, second, third, fourth, fifth, last
-
-
-@compiled(inline="always")
-def _middle(d: float) -> float:  # pragma: no cover - compiled
-    """Quintic B-spline at distance d in [1, 2)."""
-    return (51 + d * (75 + d * (-210 + d * (150 + d * (-45 + 5 * d))))) / 120
