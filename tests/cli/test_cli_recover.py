@@ -28,6 +28,14 @@ def done(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another for all tests that change nothing of it."""
+    path = write_tiny_campaign(tmp_path_factory.mktemp("kept"), n_images=2)
+    assert Campaign.from_yaml(path).run(n_workers=0).ok
+    return path
+
+
 def test_it_says_what_was_found_and_what_to_do_next(runner: CliRunner, done: Path) -> None:
     result = runner.invoke(app, ["recover", str(done), "--workers", "0"])
     assert result.exit_code == 0, result.output
@@ -67,10 +75,10 @@ def test_options_take_the_place_of_settings(runner: CliRunner, done: Path) -> No
         (["--cluster=local", "--scheduler=tcp://localhost:1"], "both say where"),
     ],
 )
-def test_what_is_refused(runner: CliRunner, done: Path, options: list[str], said: str) -> None:
-    result = runner.invoke(app, ["recover", str(done), *options])
+def test_what_is_refused(runner: CliRunner, kept: Path, options: list[str], said: str) -> None:
+    result = runner.invoke(app, ["recover", str(kept), *options])
     assert result.exit_code in (1, 2) and said in result.output.replace("\n", " "), result.output
-    assert not (done.parent / "out/recovery").exists()
+    assert not (kept.parent / "out/recovery").exists()
 
 
 def test_what_is_wrong_with_the_campaign(runner: CliRunner, done: Path, tmp_path: Path) -> None:
@@ -110,8 +118,8 @@ def test_one_spelling_for_one_thing(runner: CliRunner, done: Path, command: str)
         assert refused.exit_code in (1, 2) and options[0].split("=")[0] in refused.output, refused.output
 
 
-def test_a_sample_is_of_a_campaign(runner: CliRunner, done: Path) -> None:
-    image = next(path for path in done.parent.rglob("*.fits"))
+def test_a_sample_is_of_a_campaign(runner: CliRunner, kept: Path) -> None:
+    image = next(path for path in kept.parent.rglob("*.fits"))
     for option in ("--sample=1", "--scheduler=tcp://localhost:1"):
         result = runner.invoke(app, ["aperture", str(image), option])
         assert result.exit_code == 1 and f"{option.split('=')[0]} is of a campaign only" in result.output
