@@ -13,7 +13,7 @@ from typing import Any, Self
 from skygraft.errors import OutputError, SkygraftError
 from skygraft.place_names import STUBS_KIND, as_kind, is_copy, shown_place
 
-__all__ = ["FileIdentity", "atomic_path", "relative_name", "write_small"]
+__all__ = ["FileIdentity", "atomic_path", "relative_name", "write_small", "write_unsynced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +165,21 @@ def write_small(path: str, content: Any) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108
         raise
+
+
+def write_unsynced(path: Path, content: bytes) -> None:
+    """Write one of many small files as `write_small` does, in a folder that is made if need be.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    try:
+        write_small(str(path), content)
+    except OSError:  # mostly there is no folder yet; whatever else it is, this finds it again and says so
+        with atomic_path(path, sync=False) as temporary:
+            temporary.write_bytes(content)
 
 
 def _sync_folder(folder: Path) -> None:

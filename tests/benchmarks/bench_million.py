@@ -8,7 +8,8 @@ packs are then made as always. How long does its status take? Then a hundredth o
 campaign is run again: how long until it knows what is left?
 
 Fewer images and sources lie on less of the sky, as densely, so that what they take a million take in proportion; each
-part prints that too. Beside FOLDER lie the outputs, in ``out``: 20 kB an image, in four files until they are packed.
+part prints that too. Everything lies in FOLDER, which must be new: outputs of 20 kB an image, in four files until they
+are packed.
 """
 
 from __future__ import annotations
@@ -313,11 +314,14 @@ def main() -> None:
         return
     if arguments.folder is None:
         parser.error("name a folder")
-    path = arguments.folder / "campaign.yaml"
+    survey = arguments.folder / "survey"  # the outputs go into ``out`` beside it
+    path = survey / "campaign.yaml"
     if not arguments.keep:
+        if arguments.folder.exists() and any(arguments.folder.iterdir()):
+            parser.error(f"{arguments.folder} is not empty: remove it, or resume with --keep")
         share = arguments.images / 1_000_000
         n_sources = arguments.sources or 10 * arguments.images
-        path = write_campaign(arguments.folder, arguments.images, n_sources, area=share_of_area(share))
+        path = write_campaign(survey, arguments.images, n_sources, area=share_of_area(share))
         show("plan", _plan(path))
         ran = _run(path, arguments.port, arguments.workers, tables=not arguments.no_tables)
         show("run", ran)

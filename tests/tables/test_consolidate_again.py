@@ -231,21 +231,34 @@ def test_a_lost_part_of_the_catalogue_is_named(coadds: Outputs) -> None:
     assert caught.value.path == str(part)
 
 
+@pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize("what", ["truth/tract=0/patch=1/part-0", "sources/tract=0/patch=0/part-0", "out/sources"])
 def test_a_full_disk_leaves_the_former_tables_whole(
-    coadds: Outputs, monkeypatch: pytest.MonkeyPatch, what: str
+    coadds: Outputs, monkeypatch: pytest.MonkeyPatch, what: str, small: bool
 ) -> None:
     run(coadds)
     before = contents(coadds)
     coadds.finish("g-0-1", rows_of([0, 1]))
-    write = pq.ParquetWriter.write_table
+    write, write_table = os.write, pq.ParquetWriter.write_table
 
-    def full(writer: Any, *arguments: Any, **options: Any) -> None:
-        write(writer, *arguments, **options)
-        if str(writer.where).replace("/.", "/").rpartition(".parquet.")[0].endswith(what):
+    def fail(path: object) -> None:
+        if str(path).replace("/.", "/").rpartition(".parquet.")[0].endswith(what):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    def full(descriptor: int, content: Any) -> int:
+        written = write(descriptor, content[: len(content) // 2 + 1])
+        fail(Path(f"/proc/self/fd/{descriptor}").readlink())
+        return written
+
+    def full_table(writer: Any, *arguments: Any, **options: Any) -> None:
+        write_table(writer, *arguments, **options)
+        fail(writer.where)
+
+    if small:
+        monkeypatch.setattr(os, "write", full)
+    else:
+        monkeypatch.setattr(tables, "_SMALL_ROWS", -1)
+        monkeypatch.setattr(pq.ParquetWriter, "write_table", full_table)
     with pytest.raises(OutputError, match="No space left") as caught:
         run(coadds)
     path = Path(str(caught.value.path))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from skygraft.disk import FileIdentity, atomic_path
+from skygraft.disk import FileIdentity, atomic_path, write_unsynced
 from skygraft.json_text import parse_json
 from skygraft.records.files import Layout, digest, json_text, sha256_file
 
@@ -53,7 +53,9 @@ def checked_path(path: Path) -> Iterator[Path]:
         note_checksum(temporary, Layout(path.parent).checksum(path))
 
 
-def note_checksum(file: Path, checksum: Path, fingerprint: str = "", *, sync: bool = True) -> None:
+def note_checksum(
+    file: Path, checksum: Path, fingerprint: str = "", *, sync: bool = True, sha256: str | None = None
+) -> None:
     """Write the checksum of a file.
 
     It is written before the file is renamed to its final name, since a process may be killed in between: a file with
@@ -67,6 +69,8 @@ def note_checksum(file: Path, checksum: Path, fingerprint: str = "", *, sync: bo
         Fingerprint of what the file was made from.
     sync : bool
         False for one of many files that are written again where their checksum is lost: see `atomic_path`.
+    sha256 : str, optional
+        Of the file, where its writer knows it; else the file is read.
 
     Raises
     ------
@@ -74,13 +78,18 @@ def note_checksum(file: Path, checksum: Path, fingerprint: str = "", *, sync: bo
         If it cannot be written.
     """
     identity = FileIdentity.of(file)
-    _write(checksum, FileChecksum(*identity.size_and_time, sha256_file(file), fingerprint), sync=sync)
+    known = sha256_file(file) if sha256 is None else sha256
+    _write(checksum, FileChecksum(*identity.size_and_time, known, fingerprint), sync=sync)
 
 
 def _write(path: Path, known: FileChecksum, *, sync: bool = True) -> None:
     content = asdict(known)
-    with atomic_path(path, sync=sync) as temporary:
-        temporary.write_bytes(json_text({**content, "checksum": digest(content)}).encode() + b"\n")
+    text = json_text({**content, "checksum": digest(content)}).encode() + b"\n"
+    if not sync:
+        write_unsynced(path, text)
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text)
 
 
 def read_checksum(path: Path) -> FileChecksum | None:

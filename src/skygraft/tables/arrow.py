@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ __all__ = [
 ROWS = 131_072
 """Rows of a row group, and about as many as are in memory at a time."""
 
+_SMALL_ROWS = 4096
+"""Rows of a table that is compressed with Snappy: to set up zstd for each column takes longer than to write these."""
+_SMALL_BYTES = 4 << 20
+"""Size of a file that is read at once, which takes half as long as to read it piece by piece."""
+
 _NOTE = b"skygraft"
 
 
@@ -69,7 +75,7 @@ def note_of(path: Path, checksum: Path) -> TableNote | None:
     if known is None or problem_of(path, known):
         return None
     try:
-        with pq.ParquetFile(path) as file:
+        with _open_table(path) as file:
             footer = file.metadata
             note = parse_json((footer.metadata or {}).get(_NOTE, b"{}"))
             found = TableNote(str(note.pop("fingerprint", "")), int(footer.num_rows), note)
@@ -113,6 +119,7 @@ class TableWriter:
         self._path, self._checksum, self._schema, self._repeated = path, checksum, schema, list(repeated)
         self._waiting: list[pa.Table] = []
         self._n_waiting = self._n_rows = 0
+        self._stack: contextlib.ExitStack | None = None
 
     @property
     def written(self) -> TableNote:
@@ -121,14 +128,6 @@ class TableWriter:
         return TableNote(str(self.note.get("fingerprint", "")), self._n_rows, content)
 
     def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self._path, sync=False))
-            # Called after the writer has closed the file, and before it gets its name.
-            stack.push(functools.partial(self._note_checksum, temporary))
-            self._writer = stack.enter_context(
-                pq.ParquetWriter(temporary, self._schema, compression="zstd", use_dictionary=self._repeated)
-            )
-            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -136,29 +135,66 @@ class TableWriter:
     ) -> None:
         if error is not None:
             self._waiting.clear()
-            self._stack.__exit__(kind, error, traceback)
-            return
-        # Inside the stack: an error here must reach what removes the temporary file.
-        with self._stack:
+            if self._stack is not None:
+                self._stack.__exit__(kind, error, traceback)
+        elif self._stack is None and self._n_waiting <= _SMALL_ROWS:
+            self._write_small()
+        else:
+            # Inside the stack: an error here must reach what removes the temporary file.
+            with self._stack or self._open():
+                self._flush()
+                self._writer.add_key_value_metadata({_NOTE: json_text(self.note)})
+
+    def _open(self) -> contextlib.ExitStack:
+        """Begin the file; the stack ends it."""
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self._path, sync=False))
+            # Called after the writer has closed the file, and before it gets its name.
+            stack.push(functools.partial(self._finish_file, temporary))
+            self._writer = stack.enter_context(self._parquet(temporary, "zstd"))
+            self._stack = stack.pop_all()
+        return self._stack
+
+    def _parquet(self, target: Any, compression: str) -> pq.ParquetWriter:
+        return pq.ParquetWriter(target, self._schema, compression=compression, use_dictionary=self._repeated)
+
+    def _write_small(self) -> None:
+        """Write the whole file at once: of tens of thousands of small tables, the files would take longest."""
+        sink = pa.BufferOutputStream()
+        with self._parquet(sink, "snappy") as self._writer:
             self._flush()
             self._writer.add_key_value_metadata({_NOTE: json_text(self.note)})
+        content = sink.getvalue()
+        with atomic_path(self._path, sync=False) as temporary:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                left = memoryview(content)
+                while left:
+                    left = left[os.write(descriptor, left) :]
+                self._finish(temporary, descriptor, hashlib.sha256(content).hexdigest())
+            finally:
+                os.close(descriptor)
 
-    def _note_checksum(self, temporary: Path, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is not None:
-            return
-        # Before the table gets its name: if this process is killed in between, the checksum does not fit, and the
-        # table is rebuilt.
-        note_checksum(temporary, self._checksum, str(self.note.get("fingerprint", "")), sync=False)
+    def _finish_file(self, temporary: Path, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            with temporary.open("rb+") as handle:
+                self._finish(temporary, handle.fileno())
+
+    def _finish(self, temporary: Path, descriptor: int, sha256: str | None = None) -> None:
         # A renaming or a checksum that a power cut undoes is noticed, and the table is rebuilt from what is on the
         # disk; content of the right size that never got there would not be.
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
+        os.fsync(descriptor)
+        # Before the table gets its name: if this process is killed in between, the checksum does not fit, and the
+        # table is rebuilt.
+        note_checksum(temporary, self._checksum, str(self.note.get("fingerprint", "")), sync=False, sha256=sha256)
 
     def write(self, piece: pa.Table) -> None:
         """Add rows to the end."""
         self._waiting.append(piece)
         self._n_waiting += piece.num_rows
         if self._n_waiting >= ROWS:
+            if self._stack is None:
+                self._open()
             self._flush()
 
     def _flush(self) -> None:
@@ -179,12 +215,19 @@ def read_groups(path: Path, columns: Sequence[str] | None = None, *, fix: str) -
         If it cannot be read; `fix` tells the user what to do.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with _open_table(path) as file:
             for group in range(file.num_row_groups):
                 # Without threads: many of these tables are small, and a worker has other threads.
                 yield file.read_row_group(group, columns=None if columns is None else list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise CampaignError(f"the table cannot be read ({error})", path=path, fix=fix) from error
+
+
+def _open_table(path: Path) -> pq.ParquetFile:
+    with path.open("rb", buffering=0) as handle:
+        if os.fstat(handle.fileno()).st_size <= _SMALL_BYTES:
+            return pq.ParquetFile(pa.BufferReader(handle.readall()))
+    return pq.ParquetFile(path)
 
 
 def numbers(column: pa.ChunkedArray | pa.Array) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -176,9 +177,9 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
     if note is None or note.fingerprint != fingerprint or "n_on_images" not in note.content:
         catalog = _catalog_table(content, part)
         tally = _Tally(numbers(catalog["injection_id"]), bands, _windows(catalog))
-        for tract, patch, truth in sources.homes:
-            for rows in _truth_rows(layout.truth_table(tract, patch), truth):
-                tally.add(rows)
+        tables = (rows for tract, patch, truth in sources.homes for rows in _truth_rows(layout, tract, patch, truth))
+        for some in _gathered(tables):
+            tally.add(some)
         table = _table(catalog, tally, inside=sources.tract >= 0)
         with TableWriter(path, layout.checksum(path), table.schema, repeated=("source_type",)) as writer:
             writer.write(table)
@@ -189,16 +190,29 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
     )
 
 
-def _truth_rows(path: Path, fingerprint: str) -> Iterator[pa.Table]:
+def _gathered(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
+    """Yield tables in their order, several small ones at a time, which are tallied as quickly as one."""
+    waiting: list[pa.Table] = []
+    n_waiting = 0
+    for table in tables:
+        waiting.append(table)
+        n_waiting += table.num_rows
+        if n_waiting >= _SMALL_ROWS:
+            yield waiting
+            waiting, n_waiting = [], 0
+    if waiting:
+        yield waiting
+
+
+def _truth_rows(layout: Layout, tract: int, patch: int, fingerprint: str) -> Iterator[pa.Table]:
     """The rows of a truth table; those of a small one are kept for the next patches, which are its neighbours."""
-    key = str(path), fingerprint  # which tells one version of the table from another
-    if (known := _KEPT.pop(key, None)) is not None:
-        _KEPT[key] = known  # the last to go
+    key = str(layout.root), tract, patch, fingerprint  # which tells one version of the table from another
+    if (known := _KEPT.find(key)) is not None:
         yield from known
         return
     found: list[pa.Table] = []
     n_rows = 0
-    for rows in read_groups(path, _TRUTH_COLUMNS, fix=_AGAIN):
+    for rows in read_groups(layout.truth_table(tract, patch), _TRUTH_COLUMNS, fix=_AGAIN):
         n_rows += rows.num_rows
         if n_rows <= _SMALL_ROWS:
             found.append(rows)
@@ -206,18 +220,38 @@ def _truth_rows(path: Path, fingerprint: str) -> Iterator[pa.Table]:
             found.clear()
         yield rows
     if n_rows <= _SMALL_ROWS:
-        _KEPT[key] = tuple(found)
-        while len(_KEPT) > 1 and _kept_rows() > _KEPT_ROWS:
-            del _KEPT[next(iter(_KEPT))]
+        _KEPT.keep(key, found, n_rows)
 
 
-_KEPT: dict[tuple[str, str], tuple[pa.Table, ...]] = {}
-"""The last truth tables that were read by this process, the latest last."""
+class _KeptTables:
+    """The last truth tables that were read by this process, the latest last; one with few rows counts as some."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int, int, str], tuple[Sequence[pa.Table], int]] = {}
+        self._n_rows = 0
+        self._lock = Lock()  # a worker may have several threads
+
+    def find(self, key: tuple[str, int, int, str]) -> Sequence[pa.Table] | None:
+        """The row groups of a table; None if it is not kept."""
+        with self._lock:
+            if (known := self._found.pop(key, None)) is None:
+                return None
+            self._found[key] = known  # the last to go
+            return known[0]
+
+    def keep(self, key: tuple[str, int, int, str], groups: Sequence[pa.Table], n_rows: int) -> None:
+        """Keep the row groups of a table, and as few others as that takes."""
+        with self._lock:
+            if key in self._found:
+                return
+            self._found[key] = groups, n_rows
+            self._n_rows += n_rows + _LEAST_ROWS
+            while len(self._found) > 1 and self._n_rows > _KEPT_ROWS:
+                _, gone = self._found.pop(next(iter(self._found)))
+                self._n_rows -= gone + _LEAST_ROWS
 
 
-def _kept_rows() -> int:
-    """Rows of truth that are kept; a table with few counts as some, for what it takes besides."""
-    return sum(_LEAST_ROWS + sum(map(len, tables)) for tables in _KEPT.values())
+_KEPT = _KeptTables()
 
 
 def _catalog_bytes(part: Path, sha256: str) -> bytes:
@@ -278,9 +312,13 @@ class _Tally:
         self._sums = {name: np.zeros(shape) for name in _MEANS}
         self._numbers = {name: np.zeros(shape, dtype=np.int64) for name in _MEANS}
 
-    def add(self, rows: pa.Table) -> None:
-        """Add rows of a truth table; rows of other sources are ignored."""
-        if not self._ids.size or not self.bands:
+    def add(self, tables: Sequence[pa.Table]) -> None:
+        """Add the rows of truth tables; rows of other sources are ignored.
+
+        Sums are the same to the last bit however many tables are given at a time: each table is summed by itself.
+        """
+        rows = pa.concat_tables(tables)
+        if not self._ids.size or not self.bands or not rows.num_rows:
             return
         injection_id = numbers(rows["injection_id"])
         place = np.searchsorted(self._ids, injection_id).clip(max=self._ids.size - 1)
@@ -291,6 +329,7 @@ class _Tally:
         mine = np.flatnonzero(is_mine)
         if not mine.size:
             return
+        table = np.repeat(np.arange(len(tables)), [part.num_rows for part in tables])[mine]
         rows, place = rows.take(arrow_array(mine)), place[mine]
         band = pc.index_in(rows["band"], arrow_array(np.array(self.bands, dtype=np.str_)))
         cell = place * len(self.bands) + numbers(band).astype(np.int64)
@@ -305,9 +344,21 @@ class _Tally:
         np.fmax.at(self.last.reshape(-1), cell[timed], mjd[timed])
         with np.errstate(divide="ignore", invalid="ignore"):
             fraction = numbers(rows["flux_deposited"]) / numbers(rows["inst_flux"])
-        self._sum("flux_fraction", cell, fraction, drawn)
-        self._sum("aperture_fraction", cell, numbers(rows["aperture_fraction"]), drawn)
-        self._sum("psf_fwhm", cell, numbers(rows["psf_fwhm"]), drawn)
+        n_cells = self.first.size
+        if len(tables) == 1:
+            pairs, pair = np.arange(n_cells), cell
+        else:
+            pairs, pair = np.unique(table * n_cells + cell, return_inverse=True)
+        for name, values in (
+            ("flux_fraction", fraction),
+            ("aperture_fraction", numbers(rows["aperture_fraction"])),
+            ("psf_fwhm", numbers(rows["psf_fwhm"])),
+        ):
+            use = drawn & np.isfinite(values)
+            # The sum of each table's rows of a cell, then these in the tables' order.
+            sums = np.bincount(pair[use], weights=values[use], minlength=len(pairs))
+            np.add.at(self._sums[name].reshape(-1), pairs % n_cells, sums)
+            self._numbers[name] += np.bincount(cell[use], minlength=n_cells).reshape(self.first.shape)
 
     def _piece(self, injection_id: NDArray[np.int64], mjd: NDArray[np.float64]) -> NDArray[np.int64]:
         """The row of each source and time: the last of its rows that begins by then, if it has not ended; else -1."""
@@ -330,12 +381,6 @@ class _Tally:
     def _count(self, name: str, cell: NDArray[np.int64]) -> None:
         counts = self.counts[name]
         counts += np.bincount(cell, minlength=counts.size).reshape(counts.shape)
-
-    def _sum(self, name: str, cell: NDArray[np.int64], values: NDArray[np.float64], drawn: NDArray[np.bool_]) -> None:
-        use = drawn & np.isfinite(values)
-        size, shape = self._sums[name].size, self._sums[name].shape
-        self._sums[name] += np.bincount(cell[use], weights=values[use], minlength=size).reshape(shape)
-        self._numbers[name] += np.bincount(cell[use], minlength=size).reshape(shape)
 
     def mean(self, name: str) -> NDArray[np.float64]:
         """Mean over the images on which the source was drawn; NaN if there is none."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from skygraft.disk import FileIdentity, atomic_path
+from skygraft.disk import FileIdentity, write_unsynced
 from skygraft.json_text import parse_json
 from skygraft.records.files import RECORD_SUFFIX, TRUTH_SUFFIX, Layout, digest, json_text
 from skygraft.records.image_record import parse_record, unreadable_record
@@ -169,8 +169,7 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any, pack: bo
 
 def _remember(memory: Path, content: dict[str, Any]) -> None:
     # Not synced: where a power cut takes it away, the records are read again.
-    with atomic_path(memory, sync=False) as temporary:
-        temporary.write_text(json_text(content | {"checksum": digest(content)}), encoding="utf-8")
+    write_unsynced(memory, json_text(content | {"checksum": digest(content)}).encode())
 
 
 def _forget(memory: Path) -> None:
@@ -183,6 +182,7 @@ class _Folders:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
+        self.name = layout.records.name
         self._found: dict[tuple[int, int], PatchFiles] = {}
 
     def of(self, image: PlacedImage) -> PatchFiles:
@@ -292,7 +292,7 @@ class _DamagedError(Exception):
 
 def _look(image: PlacedImage, folders: _Folders, *, here: bool) -> _Done | tuple[str, str] | None:
     """Read the record of an image; the problem if it is damaged, None if there is none."""
-    folder, name, layout = folders.of(image), image.stem + RECORD_SUFFIX, folders.layout
+    folder, name = folders.of(image), image.stem + RECORD_SUFFIX
     path = f"{folder.folder}/{name}"
     try:
         content, state = folder.read(name)
@@ -304,7 +304,7 @@ def _look(image: PlacedImage, folders: _Folders, *, here: bool) -> _Done | tuple
     if record is None:
         return _problem(image.image_id, f"its record {path} is damaged") if file_exists(Path(path)) else None
     outputs = record["outputs"]
-    part = f"{layout.records.name}/tract={image.tract}/patch={image.patch}/{image.stem}{TRUTH_SUFFIX}"
+    part = f"{folders.name}/tract={image.tract}/patch={image.patch}/{image.stem}{TRUTH_SUFFIX}"
     return _Done(
         image.image_id,
         here,
