@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 from collections.abc import Generator
 from pathlib import Path
@@ -31,6 +32,12 @@ def pytest_collection_finish() -> None:
 # as many processes as processors run tests, that takes up to twenty times the processor time of one thread.
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# Tests write tens of thousands of files and wait for each to be on disk. In memory, where there is some, those of
+# campaigns take half the time and four fifths of the processor time.
+_MEMORY = Path("/dev/shm")
+if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 8 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 # Machines that run tests are shared: how long an example takes says nothing.
 settings.register_profile("skygraft", deadline=None, derandomize=bool(os.environ.get("CI")))

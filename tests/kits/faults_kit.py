@@ -357,7 +357,7 @@ class Cluster:
         everything = {**(env or {}), **(worker_env or {})}
         nannies = ["dask", "worker", *here, *size, *scratch]
         self.nannies = Command(nannies, root / "workers", everything, forked=not worker_env)
-        wait_for(lambda: where.exists() and where.stat().st_size > 0, 60)
+        wait_for(lambda: where.exists() and where.stat().st_size > 0)
         self.address = str(json.loads(where.read_text())["address"])
 
     def worker_processes(self) -> list[psutil.Process]:
@@ -366,7 +366,7 @@ class Cluster:
 
     def wait_for_workers(self) -> None:
         """Wait until all of them have joined."""
-        wait_for(lambda: self.nannies.err.read_text().count("Registered to:") >= self.n_workers, 60)
+        wait_for(lambda: self.nannies.err.read_text().count("Registered to:") >= self.n_workers)
 
     @contextlib.contextmanager
     def held(self, driver: Command, happened: Callable[[], Any]) -> Iterator[None]:
