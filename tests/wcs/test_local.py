@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,7 +80,7 @@ def test_across_right_ascension_zero():
         np.testing.assert_allclose(jacobian, tan_jacobian(wcs, cd, 0.0, 30.0, xi, 2000.0), atol=1e-7)
 
 
-def test_thousands_of_positions_are_one_cheap_call():
+def test_thousands_of_positions_are_one_call():
     calls = []
 
     class Counting(FitsWcs):
@@ -91,9 +90,7 @@ def test_thousands_of_positions_are_one_cheap_call():
 
     wcs = Counting(dict(tan(150.0, 2.0)[0].header))
     x, y = np.random.default_rng(0).uniform(0, 4000, (2, 10_000))
-    start = time.perf_counter()
     assert local_jacobian(wcs, x, y).shape == (10_000, 2, 2)
-    assert time.perf_counter() - start < 1.0
     assert len(calls) == 1
 
 
