@@ -1,4 +1,4 @@
-"""Straight vector code that Python writes down for LLVM: its values, and what the cache of compiled code knows of it."""
+"""Straight vector code that Python writes down for LLVM: its values, and what the cache of compiled code knows."""
 
 from __future__ import annotations
 
