@@ -1,9 +1,9 @@
 """Sources on an image whose PSF has extended wings: the tapered kernel as ever, and the wings on top of it.
 
 Kernels are drawn as those of any PSF, tapered to nothing at the radius at which the wings join. The wings are those of
-points: of a trail, a row of points; of an extended source, one point whose wings are blurred by a round Gaussian of the
-source's half-light radius. Sources off the image of which only the wings reach it have the PSF of the nearest place on
-the image.
+points: of a trail, a row of points; of an extended source, one point whose wings are convolved with a sum of round
+Gaussians that has the source's profile. Sources off the image of which only the wings reach it have the PSF of the
+nearest place on the image.
 """
 
 from __future__ import annotations
