@@ -85,7 +85,7 @@ def _become(arguments: list[str], out: str, err: str, cwd: str, env: dict[str, s
 
     dask.config.refresh(paths=dask.config._get_paths())
     if dask.config.get("distributed.worker.multiprocessing-method", None) == "forkserver":
-        skygraft.processes.multiprocessing = forking()  # type: ignore[assignment]
+        skygraft.processes.multiprocessing = forking()  # type: ignore[attr-defined]
     if program == "skygraft":
         from skygraft.cli import main
     elif program == "kernel":
