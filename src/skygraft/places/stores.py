@@ -15,12 +15,9 @@ import itertools
 import math
 import os
 import random
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,8 @@ from skygraft.disk import FileIdentity
 from skygraft.errors import ConfigError, PlaceError, PlaceNotFoundError, SkygraftError
 from skygraft.place_names import redacted
 from skygraft.places.objects import Objects, is_ordinary, open_bucket
+from skygraft.places.store_errors import CutOffError, may_pass, named, reason_of
+from skygraft.places.store_identity import fraction_of, identity_of, md5_file, md5_of
 from skygraft.places.urls import extra_of, scheme_of, split_url
 
 __all__ = ["READ_ONLY", "Storage", "Store"]
@@ -35,10 +34,6 @@ __all__ = ["READ_ONLY", "Storage", "Store"]
 READ_ONLY = ("http", "https")
 """Kinds of stores that are only read, and not listed."""
 _TRIES, _FIRST_WAIT, _LONGEST_WAIT = 5, 0.2, 10.0
-_PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError, ImportError)
-_OF_NETWORKS = ("aiohttp", "botocore", "aiobotocore", "urllib3", "gcsfs", "google", "requests")
-_WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "ProfileNotFound",
-                        "DefaultCredentialsError", "RefreshError")  # fmt: skip
 _PIECE = 1 << 20
 _TOGETHER = 128
 _PATIENCE = 300.0
@@ -142,9 +137,11 @@ class Store:
             except SkygraftError:
                 raise
             except Exception as problem:
-                error = _reason(problem)
-                if not tries_left or not _may_pass(error):
-                    failure = _named(error, what, url, self.storage)
+                error = reason_of(problem)
+                if not tries_left or not may_pass(error):
+                    failure = named(
+                        error, what, url, endpoint_url=self.storage.endpoint_url, anon=self.storage.anon, tries=_TRIES
+                    )
             if failure is not None:
                 # Here, where it has no context: that of the backend may hold requests with their credentials.
                 raise failure
@@ -174,7 +171,7 @@ class Store:
         info = self._call("looked at", url, ask)
         if info.get("type") == "directory":
             raise PlaceNotFoundError("this is a folder, and a file is needed", path=url, fix="Name a file in it")
-        return identity_of(info, url)
+        return identity_of(info)
 
     def find(self, url: str) -> FileIdentity | None:
         """Return the identity of a file; None if there is none."""
@@ -229,7 +226,7 @@ class Store:
         for name, info in found.items():
             if info.get("type") == "file" and not name.endswith("/"):
                 url = _full(scheme, name)
-                files[url] = identity_of(info, url)
+                files[url] = identity_of(info)
         return files
 
     def read(self, url: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -276,7 +273,7 @@ class Store:
             for (start, end), part in zip(ranges, parts, strict=True):
                 if len(part) != end - start:
                     what = "whole files" if len(part) > end - start else "less"
-                    raise _CutOffError(
+                    raise CutOffError(
                         f"{len(part):,} bytes arrived where {end - start:,} from byte {start:,} were asked for: the "
                         f"server gives {what}"
                     )
@@ -309,18 +306,18 @@ class Store:
             md5 = _limited(fs.get_file, identity.n_bytes)(url, str(target)) or md5_file(target)
             n_bytes = target.stat().st_size
             if identity.n_bytes not in (n_bytes, -1):
-                raise _CutOffError(f"{n_bytes:,} of {identity.n_bytes:,} bytes arrived")
+                raise CutOffError(f"{n_bytes:,} of {identity.n_bytes:,} bytes arrived")
             if fraction_of(md5) == identity.mtime_ns % 10**9:
                 return  # What the store said of it before: its tag is the MD5.
             info = _limited(fs.info)(url)
-            now = identity_of(info, url)
+            now = identity_of(info)
             if now.size_and_time != identity.size_and_time:
                 raise PlaceError("it was changed while it was read", path=url, fix="Plan again, and run again")
-            if (wanted := _md5_of(info)) and md5 != wanted:
+            if (wanted := md5_of(info)) and md5 != wanted:
                 if before == [md5]:
                     return  # The same twice: the store's tag is no MD5, as where it encrypts with keys of its own.
                 before[:] = [md5]
-                raise _CutOffError("its MD5 is not the one that the store gives")
+                raise CutOffError("its MD5 is not the one that the store gives")
 
         try:
             self._call("read", url, get)
@@ -394,16 +391,16 @@ class Store:
             try:
                 info = _limited(fs.info)(url)
             except FileNotFoundError:
-                raise _CutOffError("the store does not show what was written") from None
-            identity = identity_of(info, url)
+                raise CutOffError("the store does not show what was written") from None
+            identity = identity_of(info)
             if identity.n_bytes != n_bytes:
                 written.clear()
-                raise _CutOffError(f"the store shows {identity.n_bytes:,} bytes, {n_bytes:,} were written")
-            tag = _md5_of(info)
+                raise CutOffError(f"the store shows {identity.n_bytes:,} bytes, {n_bytes:,} were written")
+            tag = md5_of(info)
             if tag and tag != md5() and shown != [tag]:
                 shown[:] = [tag]
                 written.clear()
-                raise _CutOffError("the store shows another MD5 than was written")
+                raise CutOffError("the store shows another MD5 than was written")
             return identity
 
         if scheme_of(url) == "file":
@@ -466,139 +463,15 @@ def _limited(method: Callable[..., Any], n_bytes: int = 0) -> Callable[..., Any]
         try:
             return method(*args, timeout=_PATIENCE + max(n_bytes, 0) / _SLOWEST, **options)
         except FSTimeoutError:
-            raise _CutOffError("it was not answered in time") from None
+            raise CutOffError("it was not answered in time") from None
 
     return call
-
-
-class _CutOffError(ConnectionError):
-    """What arrived is not what was sent."""
-
-
-def identity_of(info: Mapping[str, Any], url: str) -> FileIdentity:
-    """Return what tells one version of a file in a store from another, the same on all machines.
-
-    Parameters
-    ----------
-    info : mapping
-        What fsspec says of the file.
-    url : str
-        The file, for errors.
-
-    Returns
-    -------
-    FileIdentity
-        Size, and time of last change. Where the store gives a tag of the content (ETag, MD5, CRC), the fraction of the
-        second is made from the tag: another content has another time. A size that is not known is -1.
-    """
-    tag = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "Content-MD5", "Digest", "crc32c", "generation")
-                if info.get(key)), "")  # fmt: skip
-    tag = tag.removeprefix("W/").strip('"')
-    time_ns = _time_ns(info)
-    if tag:
-        time_ns = time_ns // 10**9 * 10**9 + fraction_of(tag)
-    size = info.get("size")
-    return FileIdentity(-1 if size is None else int(size), time_ns)
-
-
-def fraction_of(tag: str) -> int:
-    """Nanoseconds, below a second, that stand for a tag of a file's content."""
-    # Whole units of 100 ns, which every file system keeps that keeps fractions at all.
-    return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:8]) % 10**7 * 100
-
-
-def _time_ns(info: Mapping[str, Any]) -> int:
-    for key in ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "modified", "created"):
-        value = info.get(key)
-        if isinstance(value, str):
-            with contextlib.suppress(ValueError):
-                value = datetime.fromisoformat(value)
-        if isinstance(value, str):
-            with contextlib.suppress(ValueError, TypeError):
-                value = parsedate_to_datetime(value)
-        if isinstance(value, datetime):
-            value = value if value.tzinfo else value.replace(tzinfo=UTC)
-            return int(value.timestamp()) * 10**9 + value.microsecond * 1000
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return int(value * 1e7) * 100
-    return 0
-
-
-def _md5_of(info: Mapping[str, Any]) -> str:
-    """The MD5 of a file's content, where the store's tag is one."""
-    tag = str(info.get("ETag") or "").strip('"')
-    return tag if re.fullmatch(r"[0-9a-f]{32}", tag) else ""
-
-
-def md5_file(path: Path) -> str:
-    """MD5 of a file, as stores give it."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _full(scheme: str, name: str) -> str:
     if "://" in name:
         return name
     return f"file:///{name.lstrip('/')}" if scheme == "file" else f"{scheme}://{name.lstrip('/')}"
-
-
-def _reason(error: Exception) -> Exception:
-    """The error itself, or what it hides: of HTTP, fsspec calls everything a missing file."""
-    cause = error.__cause__
-    hides = isinstance(error, FileNotFoundError) and isinstance(cause, Exception)
-    return cause if hides and type(cause).__module__.split(".")[0] == "aiohttp" else error  # type: ignore[return-value]
-
-
-def _of_network(error: Exception) -> bool:
-    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.split(".")[0] in _OF_NETWORKS
-
-
-def _may_pass(error: Exception) -> bool:
-    if isinstance(error, _PERMANENT) or type(error).__name__ in _WITHOUT_CREDENTIALS:
-        return False
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return status >= 500 or status in (408, 425, 429)
-    if _of_network(error):
-        return True
-    # s3fs makes an OSError of what it does not know; those of this machine (full disk, permissions) have other numbers.
-    return isinstance(error, OSError) and error.errno in (None, 5, 16) and not isinstance(error, ImportError)
-
-
-def _named(error: Exception, what: str, url: str, storage: Storage) -> Exception:
-    """The error of ours for one of a backend."""
-    text = redacted(str(error).strip().rstrip(".")) or type(error).__name__
-    status = getattr(error, "status", None)
-    place = redacted(url)
-    low = text.lower()
-    if isinstance(error, FileNotFoundError) or status in (404, 410):
-        if "bucket" in low and "exist" in low:
-            host = split_url(url)[1]
-            at = f" at {redacted(storage.endpoint_url)}" if storage.endpoint_url else ""
-            return PlaceNotFoundError(
-                f"there is no bucket {host!r}{at}", path=place, fix="Check its name, storage.endpoint_url and region"
-            )
-        return PlaceNotFoundError("there is no such file", path=place, fix="Check the name (large and small letters)")
-    if type(error).__name__ in _WITHOUT_CREDENTIALS:
-        return PlaceError(
-            "no credentials were found in the environment",
-            path=place,
-            fix="Set them (such as AWS_ACCESS_KEY_ID or AWS_PROFILE), or storage: {anon: true} for public data",
-        )
-    if isinstance(error, PermissionError) or status in (401, 403):
-        return PlaceError(
-            f"it must not be {what} with these credentials: permission denied" + (" (anonymous)" * storage.anon),
-            path=place,
-            fix="Check the credentials of the environment and the rights that they have, and storage.anon",
-        )
-    if isinstance(error, OSError) and error.errno not in (None, 5, 16) and not _of_network(error):
-        return error  # of this machine
-    tries = f" after {_TRIES} attempts" if _may_pass(error) else ""
-    return PlaceError(
-        f"it cannot be {what}{tries} ({type(error).__name__.lstrip('_')}: {text[:300]})",
-        path=place,
-        fix="Check the connection and the store, and run again",
-    )
 
 
 def environment_storage() -> Storage:
