@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
 import signal
@@ -20,6 +19,7 @@ from kits.faults_kit import (
     Scene,
     Undisturbed,
     differences,
+    held,
     scene,
     soak,
     undisturbed,
@@ -58,24 +58,18 @@ def harass(driver: Command, victims: Callable[[], list[psutil.Process]], made: S
     killed = 0
     while killed < kills:
         enough = made.n_records() + rng.randrange(1, 4)
-        wait_for(lambda: not driver.running or made.n_records() >= enough)  # noqa: B023
-        if killed % 2:
-            wait_for(lambda: not driver.running or made.leftovers("images"), pause=0.002)
-        if not driver.running:
-            break
-        alive = victims()
-        # Held still, to see what they are doing.
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.suspend()
-        writing = {int(path.name.split(".")[-3]) for path in made.leftovers("images")}
-        guilty = [process for process in alive if process.pid in writing] if killed % 2 else alive
-        if guilty:
-            rng.choice(guilty).kill()
-            killed += 1
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.resume()
+
+        def happened() -> bool:
+            return made.n_records() >= enough and (killed % 2 == 0 or bool(made.leftovers("images")))  # noqa: B023
+
+        with held(driver, victims, 2, happened) as alive:
+            if not alive:
+                break
+            writing = {int(path.name.split(".")[-3]) for path in made.leftovers("images")}
+            guilty = [process for process in alive if process.pid in writing] if killed % 2 else alive
+            if guilty:
+                rng.choice(guilty).kill()
+                killed += 1
     return killed
 
 
@@ -114,7 +108,10 @@ def test_a_driver_killed_again_and_again_is_resumed_by_the_same_command(
     ]
     for moment in moments:
         driver = campaign.start("run", "--scheduler", cluster.address)
-        with cluster.held(driver, moment):
+        # It is held, too: what it does alone takes milliseconds.
+        everybody = [*cluster.worker_processes(), psutil.Process(driver.pid)]
+        with held(driver, lambda: everybody, 0, moment) as caught:  # noqa: B023
+            assert caught, f"the driver ended before: {driver.wait()}"
             driver.send(signal.SIGKILL)
         assert driver.wait().code == -signal.SIGKILL, f"it ended before it could be killed: {driver.wait()}"
         if moment is moments[1]:

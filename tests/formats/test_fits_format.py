@@ -209,7 +209,9 @@ def test_unusable_zeropoints_leave_the_image_uncalibrated_with_the_reason(tmp_pa
 
 
 def test_a_surface_brightness_image_is_read_but_not_calibrated(tmp_path: Path) -> None:
-    exposure = read_exposure(write(tmp_path / "a.fits", image_hdu("SCI", MAGZERO=None, BUNIT="MJy/sr")))
+    # Pixels of which some are larger than others: their area is not that of the WCS at the centre.
+    sip = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-4, "B_0_2": 1e-4}
+    exposure = read_exposure(write(tmp_path / "a.fits", image_hdu("SCI", MAGZERO=None, BUNIT="MJy/sr", **sip)))
     assert exposure.photo_calib is None
     with pytest.raises(UncalibratedImageError, match="surface brightness"):
         raise exposure.extra["no_photo_calib"]

@@ -235,6 +235,28 @@ def _still(processes: Sequence[psutil.Process]) -> Iterator[None]:
                 process.resume()
 
 
+@contextlib.contextmanager
+def held(
+    driver: Command, find_workers: Callable[[], list[psutil.Process]], n_workers: int, happened: Callable[[], Any]
+) -> Iterator[list[psutil.Process]]:
+    """Let a driver's run go on until something is true, and yield its workers, held still; none if the driver ended.
+
+    They run for a hundredth of a second between two looks: however fast they are and however slow the test is, it
+    does not come too late to a moment half-way.
+    """
+    workers: list[psutil.Process] = []
+    while driver.running:
+        # To look for them takes longer than an image.
+        if not workers or len([process for process in workers if process.is_running()]) < n_workers:
+            workers = find_workers()
+        with _still(workers):
+            if workers and happened():
+                yield workers
+                return
+        time.sleep(0.005)
+    yield []
+
+
 @dataclass
 class Scene:
     """A survey, a campaign on it, its output folder, and the commands that were started on them.
@@ -370,21 +392,11 @@ class Cluster:
 
     @contextlib.contextmanager
     def held(self, driver: Command, happened: Callable[[], Any]) -> Iterator[None]:
-        """Let a driver's run go on until something is true or the driver ends, and hold the workers still meanwhile.
-
-        They run for a hundredth of a second between two looks: however fast they are and however slow the test is, it
-        does not come too late to a moment half-way.
-        """
-        workers: list[psutil.Process] = []
-        while driver.running:
-            # To look for them takes longer than an image.
-            if len([process for process in workers if process.is_running()]) < self.n_workers:
-                workers = self.worker_processes()
-            with _still(workers):
-                if happened():
-                    yield
-                    return
-            time.sleep(0.005)
+        """Let a driver's run go on until something is true, and hold the workers still meanwhile; see `held`."""
+        with held(driver, self.worker_processes, self.n_workers, happened) as workers:
+            if workers:
+                yield
+                return
         raise AssertionError(f"the driver ended before: {driver.wait()}")
 
     def close(self) -> None:

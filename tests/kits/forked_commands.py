@@ -90,6 +90,16 @@ def _become(arguments: list[str], out: str, err: str, cwd: str, env: dict[str, s
         from skygraft.cli import main
     elif program == "kernel":
         from ipykernel.kernelapp import launch_new_instance as main
+
+        _choose_backend_later()
     else:
         from dask.__main__ import main
     main()
+
+
+def _choose_backend_later() -> None:
+    """Let the first figure be drawn by what a kernel shows figures with, as it is where matplotlib is imported anew."""
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot._backend_mod = None  # type: ignore[attr-defined]
+        pyplot.rcParams._set("backend", "module://matplotlib_inline.backend_inline")

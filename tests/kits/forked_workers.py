@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -55,10 +56,21 @@ def _forget_the_tests(keep: set[int]) -> None:
             os.dup2(nowhere, number)
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    _log_to_stderr()
     warnings.resetwarnings()
     for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", category)
     sys.unraisablehook, threading.excepthook = sys.__unraisablehook__, threading.__excepthook__
+
+
+def _log_to_stderr() -> None:
+    """Have the loggers of Dask write to this process's standard error, not to that of the process they were made in."""
+    import dask
+    from distributed.config import initialize_logging
+
+    for name in [None, *logging.root.manager.loggerDict]:
+        logging.getLogger(name).handlers.clear()
+    initialize_logging(dask.config.config)
 
 
 def warm() -> None:
