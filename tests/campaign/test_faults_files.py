@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -35,6 +36,13 @@ from kits.faults_kit import (
 )
 
 pytestmark = [pytest.mark.dask, pytest.mark.slow]
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder on disk, whatever those of other tests are: what goes to memory is done before it can be caught."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

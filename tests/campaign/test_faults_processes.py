@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,13 @@ from kits.faults_kit import (
 )
 
 pytestmark = [pytest.mark.dask, pytest.mark.slow]
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder on disk, whatever those of other tests are: what goes to memory is done before it can be caught."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
