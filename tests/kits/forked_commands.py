@@ -99,7 +99,12 @@ def _become(arguments: list[str], out: str, err: str, cwd: str, env: dict[str, s
 
 def _choose_backend_later() -> None:
     """Let the first figure be drawn by what a kernel shows figures with, as it is where matplotlib is imported anew."""
+    import matplotlib as mpl
+
+    # A kernel says it by a variable, which matplotlib reads when it is imported.
+    mpl.rcParams._set("backend", "module://matplotlib_inline.backend_inline")
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
         pyplot._backend_mod = None  # type: ignore[attr-defined]
-        pyplot.rcParams._set("backend", "module://matplotlib_inline.backend_inline")
+    # It asks for the kernel to show its figures when it is imported.
+    sys.modules.pop("matplotlib_inline.backend_inline", None)
