@@ -251,7 +251,7 @@ def test_images_that_are_made_anew_are_measured_anew(make_campaign: MakeCampaign
     assert other.run(n_workers=0, redo=True).ok
     summary = sweep(other, ADDED, settings, n_workers=0)
     assert (summary.n_measured, summary.n_renewed) == (4, 4) and len(summary.renewed) == 4
-    assert "made anew since" in str(summary)
+    assert "rebuilt since" in str(summary)
     assert tables(other) != first
 
 

@@ -1,4 +1,4 @@
-"""Consolidation called again: what is left alone, what is made anew, what damage and full disks do to it."""
+"""Consolidation called again: what is left alone, what is rebuilt, what damage and full disks do to it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class ImagePair:
     record : mapping
         Its record: inputs, outputs with checksums, calibration, summary of the injection.
     before, after : Exposure
-        The image as it was, and the output file, read anew.
+        The image as it was, and the output file, read again.
     truth : QTable
         One row per source that reaches the image, as `Injection.truth`.
     sources : QTable

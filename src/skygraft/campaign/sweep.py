@@ -63,7 +63,7 @@ class SweepSummary:
     n_measured, n_skipped, n_failed : int
         Of these, those measured this time, those measured before, and those that failed.
     n_renewed : int
-        Of those measured this time, those that had been measured before and were made anew since.
+        Of those measured this time, those that had been measured before and were rebuilt since.
     n_not_done : int
         Images that were asked for and have not been injected into.
     n_in_tables, n_rows : int
@@ -111,7 +111,7 @@ class SweepSummary:
             lines.append(f"  ... all of them in {self.output}/_images.parquet")
         if self.n_renewed:
             lines.append(
-                f"{number(self.n_renewed, 'image')} made anew since, and measured again: {_names(self.renewed)}"
+                f"{number(self.n_renewed, 'image')} rebuilt since, and measured again: {_names(self.renewed)}"
             )
         if self.n_not_done:
             lines.append(

@@ -113,7 +113,7 @@ class SweepState:
         self._stamps[rows, 1] = numbers(batch.column("record_time"))[keep]
 
     def _forget_changed(self) -> None:
-        """Forget what was measured on images that were made anew since, by the size and time of their records."""
+        """Forget what was measured on images that were rebuilt since, by the size and time of their records."""
         layout, start = Layout(self.files.root), 0
         with ThreadPoolExecutor(_THREADS) as pool:
             for batch in self.plan.batches(["tract", "patch", "stem"], _AT_ONCE):

@@ -49,7 +49,7 @@ class SweptImage(NamedTuple):
     image_id : str
         The image.
     status : {"measured", "renewed", "skipped", "failed", "not done"}
-        Measured for the first time with these settings; measured again, because the image was made anew since; measured
+        Measured for the first time with these settings; measured again, because the image was rebuilt since; measured
         before; failed; or not injected into yet.
     key : str
         `skygraft.campaign.products.part_key`; empty where there is none.
