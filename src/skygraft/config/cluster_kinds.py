@@ -89,10 +89,8 @@ def _no_shell_commands(value: str, info: ValidationInfo) -> str:
 
 def _unreserved(options: dict[str, Any]) -> dict[str, Any]:
     for option in options:
-        key = _RESERVED_OPTIONS.get(option.replace("_", "-"))
-        if key is not None:
-            hint = f"; use {key}" if key else ""
-            raise ValueError(f"worker_options.{option} is set by skygraft itself{hint}")
+        if (key := _RESERVED_OPTIONS.get(option.replace("_", "-"))) is not None:
+            raise ValueError(f"worker_options.{option} is set by skygraft itself" + (f"; use {key}" if key else ""))
     return options
 
 
@@ -132,15 +130,11 @@ class ClusterConfig(Section):
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit keys that have their default value, except those that say how large the cluster is."""
-        dumped: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {
-            key: value
-            for key, value in dumped.items()
-            if key == "kind"
-            or (key in _SIZE_KEYS and value is not None)
-            or getattr(self, key) != fields[key].get_default(call_default_factory=True)
-        }
+        kept = {"kind", *(key for key in _SIZE_KEYS if getattr(self, key, None) is not None)}
+        return {key: value for key, value in handler(self).items() if key in kept or not self._is_default(key)}
+
+    def _is_default(self, key: str) -> bool:
+        return bool(getattr(self, key) == type(self).model_fields[key].get_default(call_default_factory=True))
 
     @property
     def uses_tls(self) -> bool:
@@ -158,10 +152,7 @@ class ClusterConfig(Section):
     def with_workers(self, n_workers: int | None) -> Self:
         """Return a copy with another largest number of workers; None returns the settings unchanged.
 
-        Raises
-        ------
-        ConfigError
-            If skygraft does not start the workers of this kind of cluster, or the number is not allowed.
+        If skygraft does not start the workers of this kind, or the number is not allowed, a `ConfigError` is raised.
         """
         if n_workers is None:
             return self
@@ -300,13 +291,7 @@ class BatchConfig(_ElasticConfig):
         return min(_MAX_STAGGER, _STAGGER * parse_duration(self.walltime)) if self.walltime is not None else 0.0
 
     def lifetime(self, task_seconds: float) -> float | None:
-        """Return the time after which a worker leaves, seconds; None if jobs have no walltime.
-
-        Parameters
-        ----------
-        task_seconds : float
-            Length of a task, seconds: a worker leaves that much earlier.
-        """
+        """Return the time after which a worker leaves, a task before its job ends, seconds; None without a walltime."""
         if self.walltime is None:
             return None
         return parse_duration(self.walltime) - self.stagger() - _SHUTDOWN_SECONDS - task_seconds
@@ -414,13 +399,8 @@ class KubernetesConfig(_ElasticConfig):
                 "a NetworkPolicy, or start an encrypted one yourself and name its address"
             )
         if self.spec is not None:
-            fields = type(self).model_fields
-            given = [
-                key
-                for key in ("image", "cores", "memory", "disk", "env", "claims")
-                if getattr(self, key) != fields[key].get_default(call_default_factory=True)
-            ]
-            if given:
+            keys = ("image", "cores", "memory", "disk", "env", "claims")
+            if given := [key for key in keys if not self._is_default(key)]:
                 raise ValueError(f"spec describes the containers completely; remove {', '.join(given)}")
             if not self.spec.is_file():
                 raise ValueError(f"spec is {str(self.spec)!r}; there is no such file")
@@ -480,8 +460,6 @@ class SchedulerConfig(ClusterConfig):
     @field_validator("tls", mode="before")
     @classmethod
     def _files_or_none(cls, value: Any) -> Any:
-        if value is True:
-            raise ValueError("an encrypted scheduler needs tls with its files: {ca_file: ..., cert: ..., key: ...}")
         return None if value is False else value
 
     @model_validator(mode="after")

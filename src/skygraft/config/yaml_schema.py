@@ -67,8 +67,6 @@ BASE_DIR = "base_dir"
 """Key of pydantic's validation context: the folder that relative paths are relative to."""
 SCRATCH = "scratch"
 """Key of pydantic's validation context: the `skygraft.places.Scratch` for what lies in stores; None for the default."""
-
-
 WORK = "work"
 """Key of pydantic's validation context: the `skygraft.places.Scratch` for outputs on their way to a store."""
 
@@ -232,19 +230,15 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    None, None, "merge keys (<<) are not allowed; write the keys out", key_node.start_mark
-                )
+                what = "merge keys (<<) are not allowed; write the keys out"
+                raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    f"the key {key!r} occurs twice in one mapping; put what is below both under one of them",
-                    key_node.start_mark,
-                )
-            if isinstance(key, Hashable):
-                seen.add(key)
+            if not isinstance(key, Hashable):
+                continue
+            if key in seen:
+                what = f"the key {key!r} occurs twice in one mapping; put what is below both under one of them"
+                raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -252,27 +246,23 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, TypeError, OverflowError, AttributeError, LookupError) as error:
-            kind = str(node.tag).rpartition(":")[2]
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{shorten(str(node.value))!r} cannot be read as {kind} ({error})", node.start_mark
-            ) from error
+            what = f"{shorten(str(node.value))!r} cannot be read as {str(node.tag).rpartition(':')[2]} ({error})"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
 
 
 def _read_text(path: Path, what: str) -> str:
     """Read a YAML file, which has to be a regular file of moderate size."""
     try:
         known = path.exists()
-        special = known and not (path.is_file() or path.is_dir())  # reading a device may never end
-        too_large = known and path.stat().st_size > _MAX_BYTES
-        text = "" if special or too_large else path.read_text(encoding="utf-8-sig")
+        if known and not (path.is_file() or path.is_dir()):  # reading a device may never end
+            raise OSError("it is not a regular file")
+        if known and path.stat().st_size > _MAX_BYTES:
+            raise OSError(f"it has more than {_MAX_BYTES} bytes")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # also for bytes that are not UTF-8, and names that no file can have
         raise ConfigError(
             f"the {what} cannot be read ({error})", path=path, fix="Check the path and permissions"
         ) from error
-    if special or too_large:
-        reason = "it is not a regular file" if special else f"it has more than {_MAX_BYTES} bytes"
-        raise ConfigError(f"the {what} cannot be read ({reason})", path=path, fix="Check the path")
-    return text
 
 
 def read_yaml(path: Path, what: str) -> Any:
@@ -417,12 +407,8 @@ def _what_is_needed(problem: Mapping[str, Any], section: type[Section] | None) -
             return "must be a mapping" + (f" with keys of {', '.join(keys)}" if keys else ", written {key: value, ...}")
         case "tuple_type" | "list_type":
             return "must be a list, written [..., ...]"
-    text = str(problem["msg"])
-    return (
-        f"must be {text.removeprefix('Input should be ')}"
-        if text.startswith("Input should be ")
-        else (f"{text[0].lower()}{text[1:]}")
-    )
+    text = str(problem["msg"]).replace("Input should be ", "must be ", 1)
+    return f"{text[0].lower()}{text[1:]}"
 
 
 def _unknown_key(key: str, section: type[Section], siblings: Sequence[type[Section]]) -> str:
@@ -438,16 +424,8 @@ def _unknown_key(key: str, section: type[Section], siblings: Sequence[type[Secti
 def _follow(location: Sequence[Any], schema: Any) -> tuple[list[str], type[Section] | None, Sequence[type[Section]]]:
     """Follow a location of pydantic's through the models.
 
-    Pydantic puts the kind of a union's member, and names of its own validators, between the keys.
-
-    Returns
-    -------
-    keys : list of str
-        The keys alone, as in the file.
-    section : type of Section or None
-        The model that the last key belongs to; None if it belongs to none.
-    siblings : sequence of type of Section
-        The other members of its union.
+    Pydantic puts the kind of a union's member, and names of its own validators, between the keys. Returns the keys
+    alone, as in the file; the model that the last one belongs to, if any; and the other members of its union.
     """
     keys: list[str] = []
     section: type[Section] | None = None
