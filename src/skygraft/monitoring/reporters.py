@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,8 +23,8 @@ from skygraft.wording import count, duration, rate, share
 __all__ = ["NoReporter", "Reporter", "RichReporter"]
 
 
-class Reporter(Protocol):
-    """Receives the progress of a run; a context manager around the run. This one does nothing with it."""
+class Reporter:
+    """Receives the progress of a run; a context manager around the run. Others override what they need."""
 
     def __enter__(self) -> Self:
         return self
