@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import platform
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distributed import Client, WorkerPlugin
@@ -45,16 +46,8 @@ class _Preflight(WorkerPlugin):
             return
         # In a thread: a file system that hangs must not stop the worker's heartbeat.
         fitness = await asyncio.to_thread(self.expectation.check, worker.local_directory)
-        worker.log_event(
-            self.name,
-            {
-                "worker": worker.address,
-                "node": platform.node(),
-                "time": time.time(),
-                "problems": list(fitness.problems),
-                "warnings": list(fitness.warnings),
-            },
-        )
+        found = {"worker": worker.address, "node": platform.node(), "time": time.time()}
+        worker.log_event(self.name, found | dataclasses.asdict(fitness))
         if fitness.ok:
             keep_memory()
         else:
@@ -113,7 +106,7 @@ class Guard(contextlib.AbstractContextManager["Guard"]):
         """Number of workers that passed the check so far."""
         return sum(self.fit.values())
 
-    def record(self, worker: str, node: str, problems: list[str], warnings: list[str]) -> None:
+    def record(self, worker: str, node: str, problems: Sequence[str], warnings: Sequence[str]) -> None:
         """Record the result of a worker's check: why it is unfit, and what may matter.
 
         Each reason is reported once for each machine.
@@ -182,7 +175,7 @@ def guard_workers(client: Client, expectation: Expectation, say: Callable[[str],
     def record(event: tuple[float, dict[str, Any]]) -> None:
         _, found = event
         ahead = found["time"] - time.time()
-        warnings = list(found["warnings"])
+        warnings = [*found["warnings"]]
         if abs(ahead) > _MAX_CLOCK_SECONDS:
             warnings.append(f"its clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}")
         guard.record(found["worker"], found["node"], found["problems"], warnings)
@@ -213,8 +206,7 @@ def _close_other_software(client: Client, expectation: Expectation, guard: Guard
     for worker, versions in answer["workers"].items():
         fitness = version_differences(relevant_versions(versions["packages"]), wanted)
         if not fitness.ok:
-            node = worker.rpartition("/")[2].rpartition(":")[0]
-            guard.record(worker, node, list(fitness.problems), [])
+            guard.record(worker, worker.rpartition("/")[2].rpartition(":")[0], fitness.problems, ())
             closed.append(worker)
     if closed:
         insist(lambda: client.retire_workers(closed, close_workers=True))

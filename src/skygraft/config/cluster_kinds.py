@@ -24,6 +24,7 @@ from skygraft.config.yaml_schema import (
     Flag,
     OptionalDuration,
     PositiveInt,
+    ResolvedFile,
     ResolvedPath,
     Section,
     Size,
@@ -102,19 +103,12 @@ WorkerOptions = Annotated[dict[str, str | int | float | bool], AfterValidator(_u
 class TlsConfig(Section):
     """TLS files for an encrypted scheduler that is already running."""
 
-    ca_file: ResolvedPath
+    ca_file: ResolvedFile
     """Certificate of the authority that signed the others."""
-    cert: ResolvedPath
+    cert: ResolvedFile
     """Certificate of this client."""
-    key: ResolvedPath
+    key: ResolvedFile
     """Private key of this client; nobody else should be able to read it."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        missing = [f"{name} ({path})" for name, path in self if not path.is_file()]
-        if missing:
-            raise ValueError(f"there is no such file: {', '.join(missing)}")
-        return self
 
 
 class ClusterConfig(Section):
@@ -388,7 +382,7 @@ class KubernetesConfig(_ElasticConfig):
     """Environment variables of the containers."""
     claims: dict[str, str] = Field(default_factory=dict)
     """Persistent volume claims, each with the folder that it is mounted at."""
-    spec: ResolvedPath | None = None
+    spec: ResolvedFile | None = None
     """Manifest of a ``DaskCluster``, instead of `image`, `cores`, `memory`, `disk`, `env` and `claims`."""
 
     @model_validator(mode="after")
@@ -402,8 +396,6 @@ class KubernetesConfig(_ElasticConfig):
             keys = ("image", "cores", "memory", "disk", "env", "claims")
             if given := [key for key in keys if not self._is_default(key)]:
                 raise ValueError(f"spec describes the containers completely; remove {', '.join(given)}")
-            if not self.spec.is_file():
-                raise ValueError(f"spec is {str(self.spec)!r}; there is no such file")
         elif self.image is None:
             raise ValueError("kind: kubernetes needs an image with skygraft in it, or a spec")
         if "$" in (self.scratch or ""):

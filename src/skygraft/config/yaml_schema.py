@@ -44,6 +44,7 @@ __all__ = [
     "OutputPlace",
     "PositiveFloat",
     "PositiveInt",
+    "ResolvedFile",
     "ResolvedPath",
     "ResolvedPlace",
     "Section",
@@ -105,7 +106,14 @@ def _output_of_url(value: Any, info: ValidationInfo) -> Any:
     return work.path(shown_place(path), WORK_KIND)
 
 
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"there is no such file: {path}")
+    return path
+
+
 ResolvedPath = Annotated[Path, AfterValidator(_resolve)]
+ResolvedFile = Annotated[ResolvedPath, AfterValidator(_existing)]
 ResolvedPlace = Annotated[
     Path, BeforeValidator(_of_url), AfterValidator(_resolve), PlainSerializer(shown_place, str, when_used="json")
 ]
