@@ -165,7 +165,7 @@ def _open_scheduler(config: SchedulerConfig, say: Callable[[str], None]) -> Iter
     try:
         client = Client(config.address, set_as_default=False, timeout=_CONNECT_SECONDS, security=security)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
-        more = " and the files of cluster.tls" if security else "; an encrypted one has one like tls://host:8786"
+        more = " and the files of cluster.tls" if security else "; that of an encrypted one is like tls://host:8786"
         raise CampaignError(
             f"no Dask scheduler answers at {config.address} ({error})",
             key="cluster.address",

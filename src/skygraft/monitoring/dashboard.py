@@ -73,7 +73,6 @@ class CampaignDashboard(SchedulerPlugin):
 
     async def start(self, scheduler: Any) -> None:
         """Add the page, the route, the metrics, and the handler through which drivers publish."""
-        from skygraft.monitoring.metrics import show_metrics  # loaded on the scheduler alone, as the page is
 
         def workers() -> dict[str, int]:
             counted = Counter(worker.status.name for worker in scheduler.workers.values())
@@ -81,14 +80,13 @@ class CampaignDashboard(SchedulerPlugin):
 
         self.runs, self.missing = PublishedRuns(workers=workers), []
         scheduler.handlers[_HANDLER] = self.runs.publish
-        route = (f"{dashboard_prefix(scheduler)}campaign.json", _CampaignJson, {"runs": self.runs})
         for what, add in (
-            ("the Campaign page", lambda: self._add_page(scheduler)),
-            ("the route /campaign.json", lambda: scheduler.http_application.add_handlers(r".*", [route])),
-            ("metrics for Prometheus", lambda: show_metrics(self.runs)),
+            ("the Campaign page", self._add_page),
+            ("the route /campaign.json", self._add_route),
+            ("metrics for Prometheus", self._add_metrics),
         ):
             try:
-                add()
+                add(scheduler)
             except Exception as error:
                 # Dask documents no way to add a page: what works with one version may not with another.
                 logger.exception("skygraft cannot add %s", what)
@@ -112,6 +110,16 @@ class CampaignDashboard(SchedulerPlugin):
         from skygraft.monitoring.page import add_page
 
         add_page(scheduler, self.runs, prefix=dashboard_prefix(scheduler).strip("/"))
+
+    def _add_route(self, scheduler: Any) -> None:
+        route = (f"{dashboard_prefix(scheduler)}campaign.json", _CampaignJson, {"runs": self.runs})
+        scheduler.http_application.add_handlers(r".*", [route])
+
+    def _add_metrics(self, scheduler: Any) -> None:
+        from skygraft.monitoring.metrics import show_metrics  # loaded on the scheduler alone, as the page is
+
+        del scheduler
+        show_metrics(self.runs)
 
 
 def _installed(dask_scheduler: Any) -> tuple[int, list[str]]:

@@ -49,6 +49,12 @@ class PatchTable:
         """Return a table whose counts can be changed without changing this one's."""
         return replace(self, n_done=self.n_done.copy(), n_failed=self.n_failed.copy())
 
+    def east(self) -> tuple[Degrees, float]:
+        """Return right ascensions counted from the middle of the survey, -180 to 180 deg, and that of the middle."""
+        angle = np.radians(self.ra)
+        middle = float(np.degrees(np.arctan2(np.sin(angle).sum(), np.cos(angle).sum()))) % 360.0
+        return (self.ra - middle + 180.0) % 360.0 - 180.0, middle
+
     def to_dict(self) -> dict[str, Any]:
         """Return the columns by name."""
         return dict(vars(self))

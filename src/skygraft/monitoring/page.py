@@ -174,10 +174,8 @@ class _SkyMap:
     """
 
     def __init__(self, patches: PatchTable) -> None:
-        angle = np.radians(patches.ra)
-        middle = np.degrees(np.arctan2(np.sin(angle).sum(), np.cos(angle).sum())) % 360.0
-        self._ra, self._dec = middle + (patches.ra - middle + 180.0) % 360.0 - 180.0, patches.dec
-        self._shown = patches
+        east, middle = patches.east()
+        self._ra, self._dec, self._shown = middle + east, patches.dec, patches
         size = _spacing(patches.ra, patches.dec)
         data = patches.copy().to_dict() | {"ra": self._ra, "true_ra": patches.ra, "height": np.full(len(patches), size)}
         data["width"] = size / np.maximum(np.cos(np.radians(self._dec)), 0.02)
@@ -190,14 +188,12 @@ class _SkyMap:
         """Send to the browser the patches whose counts have changed, which are few of maybe 100,000."""
         before, self._shown = self._shown, patches
         changed = np.flatnonzero((patches.n_done != before.n_done) | (patches.n_failed != before.n_failed))
-        fraction = patches.n_done / np.maximum(patches.n_images, 1)
-        columns: dict[str, npt.NDArray[Any]] = {
-            "n_done": patches.n_done,
-            "n_failed": patches.n_failed,
-            "fraction": fraction,
-        }
+        if not changed.size:
+            return
+        counts: dict[str, npt.NDArray[Any]] = {"n_done": patches.n_done, "n_failed": patches.n_failed}
+        counts["fraction"] = patches.n_done / np.maximum(patches.n_images, 1)
         rows = changed.tolist()
-        self._patches.patch({name: list(zip(rows, of[changed].tolist(), strict=True)) for name, of in columns.items()})
+        self._patches.patch({name: list(zip(rows, of[changed].tolist(), strict=True)) for name, of in counts.items()})
         if np.any((patches.n_failed > 0) != (before.n_failed > 0)):
             self._failed.data = self._failed_places(patches)
 

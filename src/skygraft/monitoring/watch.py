@@ -195,9 +195,7 @@ def sky_strip(patches: PatchTable) -> Text:
     """
     if not len(patches):
         return Text("")
-    ra, dec = np.radians(patches.ra), patches.dec
-    middle = np.arctan2(np.sin(ra).sum(), np.cos(ra).sum())
-    east = (np.degrees(ra - middle) + 180.0) % 360.0 - 180.0
+    (east, middle), dec = patches.east(), patches.dec
     x, y = -east * np.cos(np.radians((dec.min() + dec.max()) / 2)), -dec
     # A character is twice as high as wide. A few patches need only a few.
     side = int(np.ceil(np.sqrt(len(patches))))
@@ -215,7 +213,7 @@ def sky_strip(patches: PatchTable) -> Text:
             shades = [" " if n == 0 else _SHADES[int((len(_SHADES) - 1) * n_done / n)] for n, n_done, _ in some]
             text.append("".join(shades), style="red" if has_failed else "blue")
         text.append("\n")
-    text.append(f"{np.degrees(middle) % 360:.1f} {dec.mean():+.1f} deg in the middle, east to the left", style="dim")
+    text.append(f"{middle:.1f} {dec.mean():+.1f} deg in the middle, east to the left", style="dim")
     return text
 
 
