@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
-import functools
 import json
 import math
 import os
@@ -61,8 +59,6 @@ __all__ = [
 
 _MAX_BYTES = 16 << 20
 _MAX_REPORTED = 40
-_MOST_KEPT = 100_000
-"""Characters of the longest text whose value is kept for the next time that it is read."""
 
 BASE_DIR = "base_dir"
 """Key of pydantic's validation context: the folder that relative paths are relative to."""
@@ -313,22 +309,12 @@ def parse_yaml(text: str) -> Any:
     YamlError
         If the text is not YAML, or is nested or repeated by aliases excessively.
     """
-    if len(text) > _MOST_KEPT:
-        return _parsed(text)
-    return copy.deepcopy(_parsed_before(text))
-
-
-def _parsed(text: str) -> Any:
     check_yaml(text)
     try:
         # A subclass of SafeLoader: builds plain Python types only.
         return yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise YamlError(yaml_problem(error)) from error
-
-
-# Every command on a campaign reads its configuration several times, in hundredths of a second each.
-_parsed_before = functools.lru_cache(maxsize=16)(_parsed)
 
 
 def _key_lines(path: Path) -> dict[str, int]:
