@@ -37,7 +37,7 @@ _LONGEST = 2000
 
 
 type Status = Literal["measured", "renewed", "skipped", "failed", "not done"]
-"""Measured for the first time with these settings; measured again, because the image was made anew since; measured
+"""Measured for the first time with these settings; measured again, because the image was rebuilt since; measured
 before; failed; or not injected into yet."""
 
 
