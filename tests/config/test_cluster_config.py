@@ -123,7 +123,7 @@ TLS = {"kind": "scheduler", "tls": {"ca_file": "a", "cert": "b", "key": "c"}}
         ({"kind": "slurm", "directives": ["-a\n-b"]}, ("cluster.directives", "one for each")),
         ({"kind": "slurm", "worker_options": {"nthreads": 3}}, ("worker_options.nthreads", "use cores")),
         ({"kind": "slurm", "tls": {"ca_file": "a", "cert": "b", "key": "c"}}, ("files for a running scheduler only",)),
-        (TLS | {"address": "tls://h:1"}, ("cluster.tls", "no such file: ca_file")),
+        (TLS | {"address": "tls://h:1"}, ("cluster.tls.ca_file: there is no such file", "cluster.tls.key:")),
         ({"kind": "slurm", "address": "tcp://h:1"}, ("address is not of kind: slurm, but of scheduler",)),
         ({"address": "tcp://h:1"}, ("address is not of kind: local, but of scheduler",)),
         ({"kind": "scheduler"}, ("key cluster.address: is missing",)),

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from skygraft.config.campaign import load_config
-from skygraft.config.yaml_schema import parse_yaml
 from skygraft.errors import ConfigError
 from skygraft.yaml_text import YamlError, check_yaml, key_lines
 
@@ -121,11 +120,3 @@ def test_aliases_that_repeat_a_little_are_yaml() -> None:
         check_yaml("a: [*a]")
     lines = key_lines("a:\n  b: [1,\n   2]\nc: 3\n")
     assert lines == {"a": 1, "a.b": 2, "a.b.0": 2, "a.b.1": 3, "c": 4}
-
-
-def test_values_that_somebody_changed_are_not_those_of_the_same_text() -> None:
-    text = "a: [1, 2]\nb: {c: 3}\n"
-    one = parse_yaml(text)
-    one["a"].append(4)
-    one["b"]["c"] = 5
-    assert parse_yaml(text) == {"a": [1, 2], "b": {"c": 3}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -144,16 +145,16 @@ def test_filters(crowded: Exposure) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"treshold": 1}, "Did you mean 'threshold'"),
-        ({"threshold": 0}, "threshold is 0"),
-        ({"threshold": "high"}, "threshold is 'high'"),
-        ({"min_area": 2.5}, "min_area is 2.5"),
+        ({"treshold": 1}, "recovery.treshold: unknown key; did you mean 'threshold'"),
+        ({"threshold": 0}, r"recovery.threshold: .*greater than or equal to 0.001 \(given: 0\)"),
+        ({"threshold": "high"}, r"recovery.threshold: .*number.* \(given: \"high\"\)"),
+        ({"min_area": 2.5}, r"recovery.min_area: .*integer \(given: 2.5\)"),
         ({"filter": "gauss"}, "'default', 'psf' or 'none'"),
         ({"apertures": 3.0}, "a list"),
-        ({"apertures": [3, -1]}, "radii in pixels"),
+        ({"apertures": [3, -1]}, r"recovery.apertures.1: .*greater than 0 \(given: -1\)"),
         ({"apertures": [3, 3.0]}, "each radius once"),
-        ({"match_radius": 0.0}, "arcsec"),
-        ({"clean": 1}, "true or false"),
+        ({"match_radius": 0.0}, r"recovery.match_radius: .*greater than or equal to 0.001 \(given: 0.0\)"),
+        ({"clean": 1}, r"recovery.clean: .*boolean \(given: 1\)"),
         ({"columns": "host"}, "a list"),
     ],
 )
@@ -163,7 +164,5 @@ def test_settings_that_are_refused(wrong: dict[str, object], words: str) -> None
 
 
 def test_settings_survive_json() -> None:
-    import json
-
     given = RecoverySettings(apertures=(2.0, 4.5), bad_planes=("SAT",), match_radius=0.7)
-    assert RecoverySettings.from_mapping(json.loads(json.dumps(given.to_dict()))) == given
+    assert RecoverySettings.from_mapping(json.loads(json.dumps(given.settings()))) == given

@@ -423,14 +423,25 @@ class Campaign:
             raise OutputError("the output folder is not writable", path=root, fix="Check permissions")
         if not entries:
             return
-        if self.layout.config.name not in entries:
-            if self._is_planned():
-                return
+        if self.layout.config.name in entries:
+            self.check_owner()
+        elif not self._is_planned():
             raise OutputExistsError(
                 f"the output folder holds something else ({', '.join(sorted(entries)[:3])})",
                 path=root,
                 fix="Name a new folder",
             )
+
+    def check_owner(self) -> None:
+        """Make sure that the output folder is that of a campaign of the same name and sky map.
+
+        Raises
+        ------
+        CampaignError
+            If it is not.
+        ConfigError
+            If the configuration there cannot be read, and the plan was not made from this one.
+        """
         try:
             before = load_config(self.layout.config)
         except (ConfigError, OSError):
@@ -443,9 +454,9 @@ class Campaign:
             if old != new:
                 raise CampaignError(
                     f"the output folder is that of a campaign whose {key} is {old!r}, not {new!r}",
-                    path=root,
+                    path=self.layout.root,
                     key=key,
-                    fix="Name a new output folder",
+                    fix="Name the output folder of this campaign, or a new one",
                 )
 
     def _is_planned(self) -> bool:

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.config.campaign import load_config
 from skygraft.errors import CampaignError, ConfigError
 from skygraft.planning.check import choose_images
-from skygraft.records.plan_file import Plan, campaign_plan, plan_key
+from skygraft.records.plan_file import Plan, campaign_plan
 from skygraft.records.status import DONE, record_states
 
 if TYPE_CHECKING:
     from skygraft.campaign.campaign import Campaign
 
-__all__ = ["check_owner", "finished_rows", "sample_rows"]
+__all__ = ["finished_rows", "sample_rows"]
 
 
 def finished_rows(campaign: Campaign) -> tuple[Plan, NDArray[np.int64]]:
@@ -37,45 +36,11 @@ def finished_rows(campaign: Campaign) -> tuple[Plan, NDArray[np.int64]]:
     if (outputs := layout.outputs) is not None:
         outputs.sync()
     plan = campaign_plan(layout.plan)
-    check_owner(campaign, plan)
+    campaign.check_owner()
     done = record_states(plan, layout)[0].rows(DONE)
     if not len(done):
         raise CampaignError("no image of the campaign is done", path=layout.root, fix="Run it first: skygraft run")
     return plan, done
-
-
-def check_owner(campaign: Campaign, plan: Plan) -> None:
-    """Make sure that the output folder is that of a campaign of the same name and sky map.
-
-    Parameters
-    ----------
-    campaign : Campaign
-    plan : Plan
-        The plan in that folder.
-
-    Raises
-    ------
-    CampaignError
-        If it is not.
-    ConfigError
-        If the configuration there cannot be read, and the plan was not made from this one.
-    """
-    layout = campaign.layout
-    try:
-        before = load_config(layout.config)
-    except (ConfigError, OSError):
-        if plan.metadata.get("plan_key") == plan_key(campaign.config):
-            return
-        raise
-    for key in ("name", "skymap"):
-        old, new = getattr(before, key), getattr(campaign.config, key)
-        if old != new:
-            raise CampaignError(
-                f"the output folder is that of a campaign whose {key} is {old!r}, not {new!r}",
-                path=layout.root,
-                key=key,
-                fix="Name the output folder of this campaign",
-            )
 
 
 def sample_rows(campaign: Campaign, sample: int | None) -> tuple[NDArray[np.int64], int]:

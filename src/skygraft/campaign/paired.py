@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -198,14 +197,16 @@ def _write_catalogs(config: CampaignConfig, what: Perturbation, files: dict[str,
     """Write the two catalogues, in chunks."""
     import pyarrow.parquet as pq
 
-    from skygraft.catalog.io import to_arrow
+    from skygraft.catalog.io import iter_catalog, to_arrow
 
     origin = str(config.catalog.path)
+    options = config.catalog.model_dump(include={"dialect", "band", "on_bad", "columns"})
     for side, path in files.items():
+        chunks = iter_catalog(config.catalog.path, chunk_rows=_CHUNK, **options)
         with atomic_path(path) as temporary:
             writer = None
             try:
-                for chunk in _chunks(config):
+                for chunk in chunks:
                     table = to_arrow(what.apply(chunk, _SIDES[side], origin=origin))
                     if writer is None:
                         writer = pq.ParquetWriter(temporary, table.schema, write_page_checksum=True)
@@ -213,17 +214,3 @@ def _write_catalogs(config: CampaignConfig, what: Perturbation, files: dict[str,
             finally:
                 if writer is not None:
                     writer.close()
-
-
-def _chunks(config: CampaignConfig) -> Iterator[Any]:
-    from skygraft.catalog.io import iter_catalog
-
-    catalog = config.catalog
-    return iter_catalog(
-        catalog.path,
-        dialect=catalog.dialect,
-        band=catalog.band,
-        on_bad=catalog.on_bad,
-        chunk_rows=_CHUNK,
-        columns=catalog.columns,
-    )

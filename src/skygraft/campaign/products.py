@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,6 @@ __all__ = [
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN = ("catalog", "images", "logs", "records", "sources", "truth")
-_HEADER = ("image_id", "key", "settings", "error", "message", "n_rows", "seconds")
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,7 @@ class Product:
 
 @dataclass(frozen=True)
 class ProductLayout:
-    """Where the files of a product lie.
-
-    Parameters
-    ----------
-    root : Path
-        The campaign's output folder.
-    name : str
-        Name of the product.
-    """
+    """Where the files of a product lie, beneath the campaign's output folder."""
 
     root: Path
     name: str
@@ -166,31 +157,18 @@ def part_key(settings: str, record: Mapping[str, Any], inputs: Any = None) -> st
 
 @dataclass(frozen=True)
 class PartHeader:
-    """The metadata of a part.
-
-    Parameters
-    ----------
-    image_id : str
-        The image.
-    key : str
-        `part_key`; empty if the record of the image could not be read.
-    settings : str
-        `settings_digest`.
-    error, message : str
-        Class of the error and what it says, if the measurement failed; else empty.
-    n_rows : int
-        Rows of the table.
-    seconds : float
-        Processor time of the measurement, s.
-    """
+    """The metadata of a part."""
 
     image_id: str
-    key: str
-    settings: str
-    error: str = ""
-    message: str = ""
-    n_rows: int = 0
-    seconds: float = 0.0
+    key: str  # `part_key`; empty if the record of the image could not be read
+    settings: str  # `settings_digest`
+    error: str = ""  # class of the error, if the measurement failed
+    message: str = ""  # what it says
+    n_rows: int = 0  # of the table
+    seconds: float = 0.0  # processor time of the measurement
+
+
+_HEADER = tuple(field.name for field in fields(PartHeader))
 
 
 class DamagedPartError(CampaignError):
@@ -295,31 +273,21 @@ def read_settings(layout: ProductLayout) -> dict[str, Any]:
     CampaignError
         If there are no tables, or they are not complete.
     """
+    command = f"skygraft {_COMMANDS.get(layout.name, layout.name)}"
     try:
         content: dict[str, Any] = parse_json(layout.settings.read_bytes())
     except FileNotFoundError:
-        what = (
-            "its tables are not complete: what makes them was interrupted, or has not ended"
-            if layout.folder.is_dir()
-            else "there is none"
-        )
+        partly = "its tables are not complete: what makes them was interrupted, or has not ended"
+        what = partly if layout.folder.is_dir() else "there is none"
         raise CampaignError(
-            f"no table of {layout.name} to read: {what}",
-            path=layout.folder,
-            fix=f"Make it first: skygraft {_COMMANDS.get(layout.name, layout.name)}",
+            f"no table of {layout.name} to read: {what}", path=layout.folder, fix=f"Make it first: {command}"
         ) from None
     except (OSError, ValueError) as error:
-        raise CampaignError(
-            f"the settings of {layout.name} cannot be read ({error})",
-            path=layout.settings,
-            fix=f"Remove it, and run again: skygraft {_COMMANDS.get(layout.name, layout.name)}",
-        ) from error
+        what = f"the settings of {layout.name} cannot be read ({error})"
+        raise CampaignError(what, path=layout.settings, fix=f"Remove it, and run again: {command}") from error
     return content
 
 
 _COMMANDS = {
-    "recovery": "recover",
-    "verification": "verify",
-    "apertures": "aperture",
-    "consistency": "check-consistency",
-}
+    "recovery": "recover", "verification": "verify", "apertures": "aperture", "consistency": "check-consistency"
+}  # fmt: skip

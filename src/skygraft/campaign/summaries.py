@@ -43,21 +43,22 @@ def unusable_images(plan: Plan) -> tuple[UnusableImage, ...]:
     return tuple(UnusableImage(bad["path"], bad["error"], bad["reason"]) for bad in plan.unusable)
 
 
+def _listed(texts: Sequence[str], more: str = "") -> list[str]:
+    """The first of some texts, each in a line."""
+    return [f"  {text}" for text in texts[:_SHOWN]] + ([f"  ...{more}"] if len(texts) > _SHOWN else [])
+
+
+def _all_in(output: str) -> str:
+    return f" all of them in {output}/{Layout(Path()).failures.name}"
+
+
 def _unusable_lines(unusable: Sequence[UnusableImage], output: str) -> list[str]:
-    if not unusable:
-        return []
-    lines = [f"{len(unusable)} more images cannot be used:"]
-    lines += [f"  {bad.path}: {bad.error}: {bad.message}" for bad in unusable[:_SHOWN]]
-    if len(unusable) > _SHOWN:
-        lines.append(f"  ... all of them in {output}/{Layout(Path()).failures.name}")
-    return lines
+    texts = [f"{bad.path}: {bad.error}: {bad.message}" for bad in unusable]
+    return [f"{len(unusable)} more images cannot be used:", *_listed(texts, _all_in(output))] if unusable else []
 
 
 def _file_lines(files: Sequence[str]) -> list[str]:
-    if not files:
-        return []
-    lines = [f"{number(len(files), 'file')} not as written:", *(f"  {text}" for text in files[:_SHOWN])]
-    return [*lines, "  ..."] if len(files) > _SHOWN else lines
+    return [f"{number(len(files), 'file')} not as written:", *_listed(files)] if files else []
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,7 @@ class RunSummary:
             f"{self.n_done} images made ({self.n_drawn} sources drawn) in {self.wall_seconds:.1f} s, "
             f"{self.n_skipped} done before, {self.n_failed} failed, {self.n_remaining} remaining"
         ]
-        lines += [f"  {f.image_id}: {f.error}: {f.message}" for f in self.failures[:_SHOWN]]
-        if len(self.failures) > _SHOWN:
-            lines.append(f"  ... all of them in {self.output}/{Layout(Path()).failures.name}")
+        lines += _listed([f"{f.image_id}: {f.error}: {f.message}" for f in self.failures], _all_in(self.output))
         lines += _unusable_lines(self.unusable, self.output)
         if self.n_quarantined:
             lines.append(f"{self.n_quarantined} images are in quarantine; --retry-failed tries them again")

@@ -41,52 +41,27 @@ _FOLDERS = ("tract", "patch")
 
 @dataclass(frozen=True)
 class PatchParts:
-    """The measured images of one home patch.
-
-    Parameters
-    ----------
-    tract, patch : int
-        The patch.
-    rows : tuple of int
-        Rows of its images in the plan.
-    keys : tuple of bytes
-        `skygraft.campaign.products.part_key` of each.
-    """
+    """The measured images of one home patch."""
 
     tract: int
     patch: int
-    rows: tuple[int, ...]
-    keys: tuple[bytes, ...]
+    rows: tuple[int, ...]  # of its images in the plan
+    keys: tuple[bytes, ...]  # `skygraft.campaign.products.part_key` of each
 
 
 @dataclass(frozen=True)
 class PatchTable:
-    """What became of the table of a patch.
-
-    Parameters
-    ----------
-    tract, patch : int
-        The patch.
-    n_images, n_rows : int
-        Images in the table, and its rows.
-    n_without_truth : int
-        Images of which sources are not in the campaign's truth table.
-    schema : bytes
-        Its schema, serialised; empty if there is no table.
-    damaged : tuple of int
-        Rows of the plan of images whose measurement is missing or damaged; they are not in the table.
-    written : bool
-        Whether it was written this time.
-    """
+    """What became of the table of a patch."""
 
     tract: int
     patch: int
-    n_images: int = 0
-    n_rows: int = 0
-    n_without_truth: int = 0
-    schema: bytes = b""
+    n_images: int = 0  # in the table
+    n_rows: int = 0  # of the table
+    n_without_truth: int = 0  # images of which sources are not in the campaign's truth table
+    schema: bytes = b""  # serialised; empty if there is no table
     damaged: tuple[int, ...] = ()
-    written: bool = field(default=False, compare=False)
+    """Rows of the plan of images whose measurement is missing or damaged; they are not in the table."""
+    written: bool = field(default=False, compare=False)  # this time
 
 
 @dataclass(frozen=True)
@@ -301,13 +276,7 @@ def _find(ids: NDArray[np.int64], known: NDArray[np.int64]) -> tuple[NDArray[np.
 
 
 class _Truth:
-    """Reads the rows of one image after the other from the truth table of a patch, which is sorted by image.
-
-    Parameters
-    ----------
-    path : Path or None
-        The table; without one, no image has rows.
-    """
+    """Reads the rows of one image after the other from the truth table of a patch, if there is one, sorted by image."""
 
     def __init__(self, path: Path | None) -> None:
         columns = ["image_id", "injection_id", *_OF_PATCH]

@@ -37,41 +37,22 @@ _LONGEST = 2000
 
 
 type Status = Literal["measured", "renewed", "skipped", "failed", "not done"]
+"""Measured for the first time with these settings; measured again, because the image was rebuilt since; measured
+before; failed; or not injected into yet."""
 
 
 class SweptImage(NamedTuple):
-    """What became of one image.
+    """What became of one image."""
 
-    Parameters
-    ----------
-    row : int
-        Its row in the plan.
-    image_id : str
-        The image.
-    status : {"measured", "renewed", "skipped", "failed", "not done"}
-        Measured for the first time with these settings; measured again, because the image was rebuilt since; measured
-        before; failed; or not injected into yet.
-    key : str
-        `skygraft.campaign.products.part_key`; empty where there is none.
-    n_rows : int
-        Rows of its table.
-    seconds : float
-        Processor time, s.
-    stamp : (int, int)
-        Size in bytes and time of last change in ns of its record.
-    error, message : str
-        Class of the error and what it says.
-    """
-
-    row: int
+    row: int  # in the plan
     image_id: str
     status: Status
-    key: str = ""
-    n_rows: int = 0
-    seconds: float = 0.0
-    stamp: tuple[int, int] = (-1, -1)
-    error: str = ""
-    message: str = ""
+    key: str = ""  # `skygraft.campaign.products.part_key`; empty where there is none
+    n_rows: int = 0  # of its table
+    seconds: float = 0.0  # processor time
+    stamp: tuple[int, int] = (-1, -1)  # size in bytes and time of last change in ns of its record
+    error: str = ""  # class of the error
+    message: str = ""  # what it says
 
 
 @dataclass(frozen=True)

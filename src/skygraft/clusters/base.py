@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import platform
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from distributed import Client
 
@@ -17,7 +21,7 @@ from skygraft.config.yaml_schema import parse_timeout
 from skygraft.errors import CampaignError
 from skygraft.wording import duration
 
-__all__ = ["OpenCluster", "expanded_scratch", "wait_for_worker"]
+__all__ = ["OpenCluster", "expanded_scratch", "import_extra", "wait_for_worker"]
 
 _FIRST_MESSAGE_SECONDS, _MESSAGE_SECONDS = 3.0, 60.0
 _POLL_SECONDS = 0.2
@@ -25,27 +29,16 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class OpenCluster:
-    """A cluster that is ready for tasks.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        Client of the cluster's scheduler.
-    max_threads : int
-        Number of worker threads once the cluster has grown to its largest size; it sets how many tasks are submitted.
-    kind : str
-        Kind of the cluster, as in `ClusterConfig`.
-    outlook : callable
-        Returns whether more workers may come.
-    dashboard : str
-        Address of the dashboard; empty if there is none. `open_cluster` fills it in.
-    """
+    """A cluster that is ready for tasks."""
 
     client: Client
     max_threads: int
+    """Worker threads once the cluster has grown to its largest size; it sets how many tasks are submitted."""
     kind: str
     outlook: Callable[[], Outlook] = Outlook
+    """Returns whether more workers may come."""
     dashboard: str = ""
+    """Address of the dashboard, which `open_cluster` fills in; empty if there is none."""
 
 
 def wait_for_worker(
@@ -57,27 +50,10 @@ def wait_for_worker(
     fix: str,
     key: str = "cluster",
 ) -> None:
-    """Wait until a cluster has a worker.
+    """Wait until a cluster has a worker; say so after a few seconds without one, and then once a minute.
 
-    Parameters
-    ----------
-    client : distributed.Client
-        Client of the cluster.
-    start_timeout : str, float or None
-        How long to wait, as `parse_timeout` takes it.
-    say : callable
-        Called with a message after a few seconds without a worker, and then once a minute.
-    problem : str
-        What is wrong as long as there is no worker, for messages.
-    fix : str
-        What to do about it, for messages.
-    key : str
-        Key of the configuration that an error names.
-
-    Raises
-    ------
-    CampaignError
-        If no worker comes in time, or the scheduler is lost.
+    Messages say what is wrong as long as there is none, and what to do about it; an error names the key of the
+    configuration. `CampaignError` is raised if no worker comes in time, or the scheduler is lost.
     """
     started = time.monotonic()
     next_message = started + _FIRST_MESSAGE_SECONDS
@@ -97,18 +73,29 @@ def wait_for_worker(
         time.sleep(_POLL_SECONDS)
 
 
+def import_extra(name: str, extra: str) -> Any:
+    """Return a module of a package that an extra of skygraft installs; without it, raise a `CampaignError`."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0].replace("_", "-")
+        raise CampaignError(
+            f"this kind of cluster needs {package}, which is not installed, or cannot be used ({error})",
+            key="cluster.kind",
+            fix=f"Install it with `pip install 'skygraft[{extra}]'`",
+        ) from error
+    finally:
+        # dask_jobqueue replaces the handler of SIGINT when it is imported.
+        if is_main and before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
 def expanded_scratch(scratch: str | None) -> str | None:
     """Return the scratch folder of workers that this process starts, with environment variables expanded.
 
-    Parameters
-    ----------
-    scratch : str or None
-        The folder, as in the configuration.
-
-    Raises
-    ------
-    CampaignError
-        If a variable is not set: its name would otherwise become that of a folder in the current one.
+    One that is not set is a `CampaignError`: its name would otherwise become that of a folder in the current one.
     """
     if scratch is None:
         return None

@@ -25,15 +25,7 @@ _TAIL_BYTES = 8192
 
 @dataclass(frozen=True)
 class JobState:
-    """State of a job.
-
-    Parameters
-    ----------
-    text : str
-        State in the words of the batch system.
-    running : bool
-        True if the job has started.
-    """
+    """State of a job, in the words of the batch system, and whether the job has started."""
 
     text: str
     running: bool
@@ -73,57 +65,28 @@ def _letter_state(column: int) -> Callable[[list[str]], JobState]:
 
 
 def _condor_state(words: list[str]) -> JobState:
-    names = {
-        "1": "idle",
-        "2": "running",
-        "3": "removed",
-        "4": "completed",
-        "5": "held",
-        "6": "running",
-        "7": "suspended",
-    }
-    state = names.get(words[1] if len(words) > 1 else "", "?")
+    names = ("idle", "running", "removed", "completed", "held", "running", "suspended")
+    state = dict(zip("1234567", names, strict=True)).get(words[1] if len(words) > 1 else "", "?")
     reason = " ".join(words[2:])
     return JobState(f"{state} ({reason})" if state == "held" and reason != "undefined" else state, state == "running")
 
 
 @dataclass(frozen=True)
 class BatchSystem:
-    """How to use a batch system.
+    """How to use a batch system."""
 
-    Parameters
-    ----------
-    name : str
-        Its usual name.
-    extra : str
-        The extra of skygraft that installs what it needs.
-    cluster : str
-        Name of its class in dask-jobqueue.
-    submit, cancel : str
-        Commands that submit and cancel a job.
-    listing : tuple of str
-        Command that lists a user's waiting and running jobs, one in a line that begins with the job's number;
-        ``{user}`` stands for the user.
-    state_of : callable
-        Returns the `JobState` in such a line, given its words.
-    nothing : str
-        Text that the command prints instead of an empty list.
-    walltime : callable
-        Formats a time in seconds as the batch system expects it.
-    account : str
-        Name of dask-jobqueue's argument for the account.
-    """
-
-    name: str
-    extra: str
-    cluster: str
-    submit: str
-    cancel: str
+    name: str  # its usual one
+    extra: str  # of skygraft, which installs what it needs
+    cluster: str  # name of its class in dask-jobqueue
+    submit: str  # command
+    cancel: str  # command
     listing: tuple[str, ...]
-    state_of: Callable[[list[str]], JobState]
-    nothing: str = ""
-    walltime: Callable[[float], str] = _clock
-    account: str = "account"
+    """Command that lists a user's waiting and running jobs, one in a line that begins with the job's number; ``{user}``
+    stands for the user."""
+    state_of: Callable[[list[str]], JobState]  # of the words of such a line
+    nothing: str = ""  # what the command prints instead of an empty list
+    walltime: Callable[[float], str] = _clock  # formats a time in seconds as the batch system expects it
+    account: str = "account"  # dask-jobqueue's argument for the account
 
     def command(self) -> list[str]:
         """Return the command that lists this user's jobs."""
@@ -140,13 +103,7 @@ class BatchSystem:
         return jobs
 
     def check(self) -> None:
-        """Check that the batch system is available.
-
-        Raises
-        ------
-        CampaignError
-            If its commands are not found, or its server does not answer in time.
-        """
+        """Raise a `CampaignError` if its commands are not found, or its server does not answer in time."""
         for command in (self.submit, self.cancel, self.listing[0]):
             if shutil.which(command) is None:
                 raise CampaignError(
@@ -166,10 +123,7 @@ class BatchSystem:
     def jobs(self) -> dict[str, JobState]:
         """Return the state of this user's waiting and running jobs, by job number.
 
-        Raises
-        ------
-        CampaignError
-            If the batch system does not answer.
+        `CampaignError` is raised if the batch system does not answer.
         """
         command = self.command()
         try:
@@ -213,15 +167,7 @@ BATCH_SYSTEMS = {
 
 
 def log_tail(folder: Path, job: str) -> str:
-    """Return the last lines of a job's logs, each under the name of its file; empty if nothing was logged.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the logs.
-    job : str
-        Number of the job.
-    """
+    """Return the last lines of a job's logs in a folder, each under the name of its file; empty without any."""
     tails = []
     for path in sorted(folder.glob(f"*{job}*")):
         if not re.search(rf"(?<!\d){re.escape(job)}(?!\d)", path.name) or not path.is_file():

@@ -65,7 +65,6 @@ class _KeptMemory(WorkerPlugin):
     name = "skygraft-kept-memory"
 
     def setup(self, worker: Any) -> None:
-        """Tell the worker's allocator."""
         del worker
         keep_memory()
 
@@ -161,24 +160,16 @@ def _orderly_exit() -> Iterator[None]:
 def _open_scheduler(config: SchedulerConfig, say: Callable[[str], None]) -> Iterator[OpenCluster]:
     security = None
     if config.tls is not None:
-        security = Security(
-            tls_ca_file=str(config.tls.ca_file),
-            tls_client_cert=str(config.tls.cert),
-            tls_client_key=str(config.tls.key),
-            require_encryption=True,
-        )
+        ca_file, cert, key = str(config.tls.ca_file), str(config.tls.cert), str(config.tls.key)
+        security = Security(tls_ca_file=ca_file, tls_client_cert=cert, tls_client_key=key, require_encryption=True)
     try:
         client = Client(config.address, set_as_default=False, timeout=_CONNECT_SECONDS, security=security)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
+        more = " and the files of cluster.tls" if security else "; that of an encrypted one is like tls://host:8786"
         raise CampaignError(
             f"no Dask scheduler answers at {config.address} ({error})",
             key="cluster.address",
-            fix="Start one with `dask scheduler`, or correct the address"
-            + (
-                " and the files of cluster.tls"
-                if security
-                else "; an encrypted one has an address like tls://host:8786"
-            ),
+            fix=f"Start one with `dask scheduler`, or correct the address{more}",
         ) from error
     with client:
         wait_for_worker(
@@ -200,15 +191,13 @@ def _environment_kept() -> Iterator[None]:
     They set it for the workers; but later processes of this one would have it, too.
     """
     names = {*DRIVER["distributed.nanny.pre-spawn-environ"], "PYTHONHASHSEED"}
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ[name] for name in names & os.environ.keys()}
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in names - before.keys():
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

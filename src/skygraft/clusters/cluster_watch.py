@@ -25,32 +25,18 @@ _ANSWER_SECONDS = 60.0
 
 
 def local_outlook(cluster: LocalCluster) -> Outlook:
-    """Return whether more workers may come on a cluster of this machine, whose nannies restart workers that die.
+    """Return whether more workers may come on a cluster of this machine, whose nannies restart workers that die."""
 
-    Parameters
-    ----------
-    cluster : distributed.LocalCluster
-        The cluster.
-    """
-    alive = [nanny for nanny in list(cluster.workers.values()) if _may_have_worker(nanny)]
-    if not alive:
+    def may_have_worker(nanny: Any) -> bool:
+        # A process that has stopped is restarted at once; one that could not be started never is.
+        process = getattr(nanny, "process", None)
+        failed = process is not None and process.status.name == "failed"
+        return nanny.status.name in ("init", "created", "starting", "running") and not failed
+
+    n_alive = sum(map(may_have_worker, list(cluster.workers.values())))
+    if not n_alive:
         return Outlook(False, "the processes that start workers on this machine have given up; see the messages above")
-    return Outlook(True, f"{len(alive)} {'is' if len(alive) == 1 else 'are'} being started")
-
-
-def _may_have_worker(nanny: Any) -> bool:
-    if nanny.status.name not in ("init", "created", "starting", "running"):
-        return False
-    process = getattr(nanny, "process", None)
-    # A process that has stopped is restarted at once; one that could not be started never is.
-    return process is None or process.status.name != "failed"
-
-
-def _outlook_of(client: Client) -> Callable[[], Outlook]:
-    """Return the function that says whether more workers may come, for a client that the user made."""
-    if isinstance(client.cluster, LocalCluster):
-        return functools.partial(local_outlook, client.cluster)
-    return Outlook
+    return Outlook(True, f"{n_alive} {'is' if n_alive == 1 else 'are'} being started")
 
 
 def patient_nannies(client: Client) -> contextlib.AbstractContextManager[Any]:
@@ -90,7 +76,9 @@ class ClusterWatch:
         # For a client that the user made; `open_cluster` has done it for its own.
         hide_connection_tracebacks()
         self._client, self._say = client, say
-        self._outlook = outlook or _outlook_of(client)
+        if outlook is None and isinstance(client.cluster, LocalCluster):
+            outlook = functools.partial(local_outlook, client.cluster)
+        self._outlook = outlook or Outlook
         self._patience = patience or Patience()
         self._watchdog = Watchdog(self._patience, time.monotonic())
         self._monitor = WorkerMonitor()

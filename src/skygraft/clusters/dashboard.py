@@ -19,21 +19,11 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class DashboardAddress:
-    """Address of a scheduler's dashboard.
+    """Address of a scheduler's dashboard."""
 
-    Parameters
-    ----------
-    url : str
-        Address of its first page, ending in ``/status``; empty if the scheduler has no dashboard.
-    host : str
-        Name of the machine, if it listens on the loopback of that machine only; empty if other machines can reach it.
-    port : int
-        Port on that machine.
-    """
-
-    url: str
-    host: str = ""
-    port: int = 0
+    url: str  # of its first page, ending in /status; empty if the scheduler has no dashboard
+    host: str = ""  # name of the machine, if it listens on the loopback of that machine only
+    port: int = 0  # on that machine
 
     def describe(self, kind: str) -> str:
         """Return the address and, unless the cluster is of kind ``local``, how to reach it from another machine."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import platform
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from distributed import Client, WorkerPlugin
 from distributed.core import Status
@@ -46,16 +46,8 @@ class _Preflight(WorkerPlugin):
             return
         # In a thread: a file system that hangs must not stop the worker's heartbeat.
         fitness = await asyncio.to_thread(self.expectation.check, worker.local_directory)
-        worker.log_event(
-            self.name,
-            {
-                "worker": worker.address,
-                "node": platform.node(),
-                "time": time.time(),
-                "problems": list(fitness.problems),
-                "warnings": list(fitness.warnings),
-            },
-        )
+        found = {"worker": worker.address, "node": platform.node(), "time": time.time()}
+        worker.log_event(self.name, found | dataclasses.asdict(fitness))
         if fitness.ok:
             keep_memory()
         else:
@@ -93,75 +85,45 @@ async def _leave(worker: Any) -> None:
     await worker.close(nanny=True, reason=_NAME)
 
 
-class Guard:
-    """Collects the results of the workers' checks; see `guard_workers`. Leaving its context ends the checks.
-
-    Parameters
-    ----------
-    say : callable
-        Called with messages about unfit workers.
-    leave : callable
-        Called when the context is left.
-    """
+class Guard(contextlib.AbstractContextManager["Guard"]):
+    """Collects the results of the workers' checks; see `guard_workers`. Leaving its context calls `leave`."""
 
     def __init__(self, say: Callable[[str], None], leave: Callable[[], None] = lambda: None) -> None:
-        self._leave = leave
-        self._say = say
+        self._say, self._leave = say, leave
         self._lock = threading.Lock()
-        self._fit: dict[str, bool] = {}
         self._reported: set[tuple[str, str]] = set()
         self._unfit_in_a_row = 0
+        self.fit: dict[str, bool] = {}
+        """For each worker that was checked, whether it is fit."""
         self.unfit: dict[str, tuple[str, ...]] = {}
         """For each machine with unfit workers, the reasons."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._leave()
 
     @property
     def n_fit(self) -> int:
         """Number of workers that passed the check so far."""
-        return sum(self._fit.values())
+        return sum(self.fit.values())
 
-    def record(self, worker: str, node: str, problems: list[str], warnings: list[str]) -> None:
-        """Record the result of a worker's check; each reason is reported once for each machine.
+    def record(self, worker: str, node: str, problems: Sequence[str], warnings: Sequence[str]) -> None:
+        """Record the result of a worker's check: why it is unfit, and what may matter.
 
-        Parameters
-        ----------
-        worker, node : str
-            Address of the worker and name of its machine.
-        problems, warnings : list of str
-            Why it is unfit, and what may matter.
+        Each reason is reported once for each machine.
         """
         with self._lock:
-            self._fit[worker] = not problems
+            self.fit[worker] = not problems
             self._unfit_in_a_row = self._unfit_in_a_row + 1 if problems else 0
             if problems:
                 self.unfit[node] = tuple(dict.fromkeys((*self.unfit.get(node, ()), *problems)))
-            new_problems = [text for text in problems if (node, text) not in self._reported]
-            new_warnings = [text for text in warnings if (node, text) not in self._reported]
-            self._reported.update((node, text) for text in (*new_problems, *new_warnings))
-        if new_problems:
-            self._say(f"no tasks for the worker on {node}: {'; '.join(new_problems)}")
-        if new_warnings:
-            self._say(f"worker on {node}: {'; '.join(new_warnings)}")
-
-    def is_checked(self, worker: str) -> bool:
-        """Return True if the result of a worker's check has been recorded."""
-        return worker in self._fit
+            new = [[text for text in texts if (node, text) not in self._reported] for texts in (problems, warnings)]
+            self._reported.update((node, text) for texts in new for text in texts)
+        for what, texts in zip(("no tasks for the worker", "worker"), new, strict=True):
+            if texts:
+                self._say(f"{what} on {node}: {'; '.join(texts)}")
 
     def check(self) -> None:
-        """Check that there are fit workers.
-
-        Raises
-        ------
-        CampaignError
-            If no worker was ever fit, or very many in a row were not.
-        """
+        """Raise a `CampaignError` if no worker was ever fit, or very many in a row were not."""
         if self.unfit and (self.n_fit == 0 or self._unfit_in_a_row >= _MAX_UNFIT_IN_A_ROW):
             lines = [f"\n  {node}: {'; '.join(reasons)}" for node, reasons in list(self.unfit.items())[:_MAX_LISTED]]
             more = f"\n  and {len(self.unfit) - _MAX_LISTED} more machines" if len(self.unfit) > _MAX_LISTED else ""
@@ -213,22 +175,20 @@ def guard_workers(client: Client, expectation: Expectation, say: Callable[[str],
     def record(event: tuple[float, dict[str, Any]]) -> None:
         _, found = event
         ahead = found["time"] - time.time()
-        warnings = list(found["warnings"])
+        warnings = [*found["warnings"]]
         if abs(ahead) > _MAX_CLOCK_SECONDS:
             warnings.append(f"its clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}")
         guard.record(found["worker"], found["node"], found["problems"], warnings)
 
     client.subscribe_topic(_topic(expectation), record)
-    waiting_for = _workers(client)
+    present = _workers(client)
     insist(lambda: client.register_plugin(_Preflight(expectation, client.id)))
     deadline = time.monotonic() + _ANSWER_SECONDS
-    while not all(map(guard.is_checked, waiting_for)):
+    while silent := {worker for worker in present & _workers(client) if worker not in guard.fit}:
         if time.monotonic() > deadline:
-            silent = sorted(worker for worker in waiting_for if not guard.is_checked(worker))
-            logging.getLogger(__name__).warning("no answer from the workers %s", ", ".join(silent[:_MAX_LISTED]))
+            some = ", ".join(sorted(silent)[:_MAX_LISTED])
+            logging.getLogger(__name__).warning("no answer from the workers %s", some)
             break
-        present = _workers(client)
-        waiting_for = {worker for worker in waiting_for if worker in present or guard.is_checked(worker)}
         time.sleep(0.02)
     try:
         guard.check()
@@ -246,8 +206,7 @@ def _close_other_software(client: Client, expectation: Expectation, guard: Guard
     for worker, versions in answer["workers"].items():
         fitness = version_differences(relevant_versions(versions["packages"]), wanted)
         if not fitness.ok:
-            node = worker.rpartition("/")[2].rpartition(":")[0]
-            guard.record(worker, node, list(fitness.problems), [])
+            guard.record(worker, worker.rpartition("/")[2].rpartition(":")[0], fitness.problems, ())
             closed.append(worker)
     if closed:
         insist(lambda: client.retire_workers(closed, close_workers=True))

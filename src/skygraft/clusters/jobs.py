@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import math
 import os
 import shlex
 import shutil
-import signal
 import tempfile
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +23,7 @@ from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from skygraft.clusters.base import OpenCluster
+from skygraft.clusters.base import OpenCluster, import_extra
 from skygraft.clusters.batch import BATCH_SYSTEMS, BatchSystem, JobState, log_tail
 from skygraft.clusters.dask_settings import JOBS, WORKERS, as_environment
 from skygraft.clusters.watchdog import Outlook
@@ -160,15 +158,14 @@ class _JobTracker(SchedulerPlugin):
         if self.refusal:
             return f"{self.batch.name} refuses the jobs: {self.refusal}"
         if len(self.ended) >= _MAX_ENDED:
-            return (
-                f"{len(self.ended)} jobs ended before their worker came\n{log_tail(self.logs, self.ended[-1])}".rstrip()
-            )
-        now = time.monotonic()
-        late = [j for j in list(self.jobs.values()) if j.running_since and now - j.running_since > _CONNECT_SECONDS]
-        if late:
-            number = late[0].number or ""
-            what = f"job {number} has been running for {_CONNECT_SECONDS:g} s without its worker reaching the scheduler"
+            what, number = f"{len(self.ended)} jobs ended before their worker came", self.ended[-1]
             return f"{what}\n{log_tail(self.logs, number)}".rstrip()
+        now = time.monotonic()
+        for job in list(self.jobs.values()):
+            if job.running_since and now - job.running_since > _CONNECT_SECONDS:
+                number, seconds = job.number or "", f"{_CONNECT_SECONDS:g} s"
+                what = f"job {number} has been running for {seconds} without its worker reaching the scheduler"
+                return f"{what}\n{log_tail(self.logs, number)}".rstrip()
         return ""
 
     def outlook(self) -> Outlook:
@@ -181,26 +178,12 @@ class _JobTracker(SchedulerPlugin):
 
     def describe(self) -> str:
         """Return the states of the jobs, in the batch system's words."""
-        texts = [self.states[j.number].text for j in list(self.jobs.values()) if j.number in self.states]
-        counted = {text: texts.count(text) for text in dict.fromkeys(texts)}
+        counted = Counter(self.states[j.number].text for j in list(self.jobs.values()) if j.number in self.states)
         return ", ".join(f"{count} x {text}" for text, count in counted.items()) or f"{len(self.jobs)} submitted"
 
 
-def _import_jobqueue(batch: BatchSystem) -> Any:
-    # One of its modules replaces the handler of SIGINT when it is imported.
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        return importlib.import_module("dask_jobqueue")
-    except ImportError as error:
-        raise CampaignError(
-            f"{batch.name} needs dask-jobqueue, which is not installed ({error})",
-            key="cluster.kind",
-            fix=f"Install it with `pip install 'skygraft[{batch.extra}]'`",
-        ) from error
-    finally:
-        if main and before is not None:
-            signal.signal(signal.SIGINT, before)
+def _cluster_class(batch: BatchSystem) -> Any:
+    return getattr(import_extra("dask_jobqueue", batch.extra), batch.cluster)
 
 
 def _job_class(base: Any, tracker: _JobTracker) -> Any:
@@ -232,8 +215,7 @@ def _keywords(config: BatchConfig, batch: BatchSystem, logs: Path, task_seconds:
     """Return the arguments of dask-jobqueue's class."""
     # Workers serve dashboards of their own: loopback only.
     options = ["--dashboard-address", "127.0.0.1:0"]
-    lifetime = config.lifetime(task_seconds)
-    if lifetime is not None:
+    if (lifetime := config.lifetime(task_seconds)) is not None:
         options += ["--lifetime", f"{lifetime:.0f}s", "--lifetime-stagger", f"{config.stagger():.0f}s"]
     for option, value in config.worker_options.items():
         if value is not False:
@@ -263,11 +245,8 @@ def _keywords(config: BatchConfig, batch: BatchSystem, logs: Path, task_seconds:
         given["disk"] = f"{parse_bytes(config.disk)}B"
         return given
     if isinstance(config, QueueConfig):
-        given |= {
-            "queue": config.queue,
-            batch.account: config.account,
-            "walltime": batch.walltime(parse_duration(config.walltime)),
-        }
+        given |= {"queue": config.queue, batch.account: config.account}
+        given["walltime"] = batch.walltime(parse_duration(config.walltime))
     if isinstance(config, PbsConfig | SgeConfig) and config.resources is not None:
         given["resource_spec"] = config.resources
     return given
@@ -291,8 +270,7 @@ def _keys(config: BatchConfig, logs: Path) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _cluster(config: BatchConfig, logs: Path, task_seconds: float, tracker: _JobTracker) -> Iterator[Any]:
-    module = _import_jobqueue(tracker.batch)
-    cls = getattr(module, tracker.batch.cluster)
+    cls = _cluster_class(tracker.batch)
     keywords = _keywords(config, tracker.batch, logs, task_seconds)
     # Whoever reaches the dashboard sees tasks and machines: loopback only.
     scheduler_options = {"dashboard_address": "127.0.0.1:0", **config.scheduler_options}
@@ -329,20 +307,11 @@ def _cancel_remaining(tracker: _JobTracker) -> None:
 
 
 def job_script(config: BatchConfig, *, logs: Path, task_seconds: float = 60.0) -> str:
-    """Return the script of a worker's job, as it would be submitted; nothing is started.
-
-    Parameters
-    ----------
-    config : BatchConfig
-        Settings of the cluster.
-    logs : Path
-        Folder for the jobs' logs.
-    task_seconds : float
-        Length of a task, seconds.
-    """
+    """Return the script of a worker's job with its logs in a folder, as it would be submitted; nothing is started."""
     batch = BATCH_SYSTEMS[config.kind]
-    cls = getattr(_import_jobqueue(batch), batch.cluster)
-    job = cls.job_cls("tls://scheduler:8786", name="worker", **_keywords(config, batch, logs, task_seconds))
+    job = _cluster_class(batch).job_cls(
+        "tls://scheduler:8786", name="worker", **_keywords(config, batch, logs, task_seconds)
+    )
     return str(job.job_script())
 
 
@@ -350,28 +319,11 @@ def job_script(config: BatchConfig, *, logs: Path, task_seconds: float = 60.0) -
 def open_jobs(
     config: BatchConfig, *, logs: Path, task_seconds: float, say: Callable[[str], None]
 ) -> Iterator[OpenCluster]:
-    """Start workers as jobs of a batch system, as many as there is work for; cancel them when the context is left.
+    """Start workers as jobs of a batch system, as many as there is work for, and wait for one.
 
-    Parameters
-    ----------
-    config : BatchConfig
-        Settings of the cluster.
-    logs : Path
-        Folder for the jobs' logs, which workers see too.
-    task_seconds : float
-        Length of a task, seconds; a worker leaves that much before its walltime ends.
-    say : callable
-        Called with messages about what is waited for.
-
-    Yields
-    ------
-    OpenCluster
-        The cluster, with at least one worker.
-
-    Raises
-    ------
-    CampaignError
-        If the batch system is not available, refuses the jobs, or no worker comes.
+    Jobs, whose logs are in a folder that workers see too, are cancelled when the context is left. Workers leave the
+    length of a task, in seconds, before their walltime ends. `CampaignError` is raised if the batch system is not
+    available, refuses the jobs, or no worker comes.
     """
     batch = BATCH_SYSTEMS[config.kind]
     batch.check()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import secrets
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from typing import Any
 
 from distributed import Client
 
-from skygraft.clusters.base import OpenCluster, wait_for_worker
+from skygraft.clusters.base import OpenCluster, import_extra, wait_for_worker
 from skygraft.clusters.dask_settings import WORKERS, as_environment
 from skygraft.config.cluster_kinds import KubernetesConfig
 from skygraft.config.yaml_schema import parse_bytes, read_yaml
@@ -23,31 +22,10 @@ _OPERATOR_SECONDS = 120
 """Time for the operator to start the scheduler's pod, which includes fetching its image."""
 
 
-def _operator() -> Any:
-    try:
-        return importlib.import_module("dask_kubernetes.operator")
-    except ImportError as error:
-        raise CampaignError(
-            f"Kubernetes needs dask-kubernetes, which is not installed ({error})",
-            key="cluster.kind",
-            fix="Install it with `pip install 'skygraft[kubernetes]'`",
-        ) from error
-
-
 def manifest(config: KubernetesConfig, name: str) -> dict[str, Any]:
-    """Return the manifest of the ``DaskCluster`` that a configuration asks for.
+    """Return the manifest of the ``DaskCluster`` that a configuration asks for, under a name.
 
-    Parameters
-    ----------
-    config : KubernetesConfig
-        Settings of the cluster.
-    name : str
-        Name of the ``DaskCluster``, unless the configuration names a manifest, which has a name.
-
-    Raises
-    ------
-    ConfigError
-        If the configuration's manifest is not that of a ``DaskCluster``.
+    That of the configuration has a name of its own; a file that is none is a `ConfigError`.
     """
     if config.spec is not None:
         given = read_yaml(config.spec, "manifest")
@@ -61,7 +39,7 @@ def manifest(config: KubernetesConfig, name: str) -> dict[str, Any]:
     if config.disk is not None:
         # Pods without it are evicted first when the disk of their node is full.
         amounts["ephemeral-storage"] = str(parse_bytes(config.disk))
-    made: dict[str, Any] = _operator().make_cluster_spec(
+    made: dict[str, Any] = import_extra("dask_kubernetes.operator", "kubernetes").make_cluster_spec(
         name,
         image=config.image,
         n_workers=config.minimum_workers,
@@ -69,15 +47,11 @@ def manifest(config: KubernetesConfig, name: str) -> dict[str, Any]:
         env={**as_environment(WORKERS), **config.env},
         worker_command=["dask", "worker"],
     )
-    volumes = [
-        {"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": claim}} for i, claim in enumerate(config.claims)
-    ]
-    mounts = [{"name": f"claim-{i}", "mountPath": folder} for i, folder in enumerate(config.claims.values())]
-    for part in ("worker", "scheduler"):
+    claims = [(f"claim-{i}", *claim) for i, claim in enumerate(config.claims.items())]
+    for part in ("worker", "scheduler") if claims else ():
         spec = made["spec"][part]["spec"]
-        if volumes:
-            spec["volumes"] = volumes
-            spec["containers"][0]["volumeMounts"] = mounts
+        spec["volumes"] = [{"name": name, "persistentVolumeClaim": {"claimName": claim}} for name, claim, _ in claims]
+        spec["containers"][0]["volumeMounts"] = [{"name": name, "mountPath": folder} for name, _, folder in claims]
     # One process and one thread: the operator retires workers by the names of their pods.
     args = ["--nworkers", "1", "--nthreads", "1", "--memory-limit", str(n_bytes)]
     args += ["--local-directory", config.scratch] if config.scratch else []
@@ -87,26 +61,11 @@ def manifest(config: KubernetesConfig, name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def open_kubernetes(config: KubernetesConfig, *, say: Callable[[str], None]) -> Iterator[OpenCluster]:
-    """Start workers as pods, as many as there is work for; delete them when the context is left.
+    """Start workers as pods, as many as there is work for, and wait for one; delete them when the context is left.
 
-    Parameters
-    ----------
-    config : KubernetesConfig
-        Settings of the cluster.
-    say : callable
-        Called with messages about what is waited for.
-
-    Yields
-    ------
-    OpenCluster
-        The cluster, with at least one worker.
-
-    Raises
-    ------
-    CampaignError
-        If Kubernetes or its Dask operator is not available, or no worker comes.
+    `CampaignError` is raised if Kubernetes or its Dask operator is not available, or no worker comes.
     """
-    operator = _operator()
+    operator = import_extra("dask_kubernetes.operator", "kubernetes")
     spec = manifest(config, f"skygraft-{secrets.token_hex(4)}")
     say(f"starting the Dask cluster {spec['metadata']['name']} on Kubernetes")
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -7,10 +7,8 @@ the scheduler, and the others are workers until the driver has finished.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Any
 import dask
 from distributed import Client, Security
 
-from skygraft.clusters.base import OpenCluster, expanded_scratch, wait_for_worker
+from skygraft.clusters.base import OpenCluster, expanded_scratch, import_extra, wait_for_worker
 from skygraft.clusters.connection import hide_connection_tracebacks
 from skygraft.clusters.dask_settings import WORKERS
 from skygraft.config.cluster_kinds import ClusterConfig, LaunchConfig, SlurmRunnerConfig
@@ -31,47 +29,28 @@ from skygraft.json_text import parse_json
 __all__ = ["Launch", "find_launch", "open_launch", "take_role"]
 
 _LAUNCHERS = {
-    # Variables with the rank and the size of a launch.
     "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE",
     "PMI_RANK": "PMI_SIZE",
     "MV2_COMM_WORLD_RANK": "MV2_COMM_WORLD_SIZE",
     "PMIX_RANK": "",
 }
+"""Variables with the rank and the size of a launch."""
 _MIN_PROCESSES = 3
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Place of this process in a launch.
-
-    Parameters
-    ----------
-    rank, size : int
-        Number of this process, from 0, and number of processes.
-    """
+    """Place of this process in a launch: its number, from 0, and how many there are."""
 
     rank: int
     size: int
 
 
 def find_launch(kind: str, environ: Mapping[str, str] = os.environ) -> Launch:
-    """Find the place of this process in a launch, from the launcher's environment variables.
+    """Find the place of this process in a launch of kind ``mpi`` or ``slurm-runner``, from the launcher's variables.
 
-    Parameters
-    ----------
-    kind : str
-        ``mpi`` or ``slurm-runner``.
-    environ : mapping
-        Environment variables.
-
-    Returns
-    -------
-    Launch
-
-    Raises
-    ------
-    CampaignError
-        If this process was not started by a launcher, or the launch has fewer than three processes.
+    `CampaignError` is raised if this process was not started by a launcher, or the launch has fewer than three
+    processes.
     """
     if kind == "slurm-runner":
         pairs = {"SLURM_PROCID": "SLURM_NTASKS"} if "SLURM_STEP_ID" in environ else {}
@@ -95,21 +74,6 @@ def find_launch(kind: str, environ: Mapping[str, str] = os.environ) -> Launch:
     )
 
 
-def _import(name: str, extra: str) -> Any:
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise CampaignError(
-            f"{name} is not installed, or cannot be used ({error})",
-            key="cluster.kind",
-            fix=f"Install it with `pip install 'skygraft[{extra}]'`",
-        ) from error
-    finally:
-        # dask_jobqueue replaces the handler of SIGINT when it is imported.
-        signal.signal(signal.SIGINT, before)
-
-
 def _tls_settings(security: Security) -> dict[str, Any]:
     """Return a security object as settings of Dask, which every role and its child processes read."""
     settings: dict[str, Any] = {"distributed.comm.require-encryption": True, "distributed.comm.default-scheme": "tls"}
@@ -121,14 +85,8 @@ def _tls_settings(security: Security) -> dict[str, Any]:
     return settings
 
 
-@dataclass(frozen=True)
-class _Running:
-    address: str
-    size: int
-
-
-_running: list[_Running] = []
-"""The launch that this process drives, while it does."""
+_running: dict[str, Launch] = {}
+"""The launch that this process drives, while it does, by the scheduler's address."""
 
 
 @contextlib.contextmanager
@@ -166,7 +124,7 @@ def take_role(config: ClusterConfig, folder: Path) -> Iterator[bool]:
         if address is None:
             yield False
             return
-        _running.append(_Running(address, launch.size))
+        _running[address] = launch
         try:
             yield True
         finally:
@@ -178,24 +136,9 @@ def take_role(config: ClusterConfig, folder: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def open_launch(config: LaunchConfig, *, say: Callable[[str], None] = lambda text: None) -> Iterator[OpenCluster]:
-    """Connect to the other processes of the launch, as a cluster.
+    """Connect to the other processes of the launch, as a cluster, and wait for a worker.
 
-    Parameters
-    ----------
-    config : LaunchConfig
-        Settings of the cluster.
-    say : callable
-        Called with messages about what is waited for.
-
-    Yields
-    ------
-    OpenCluster
-        The cluster, with at least one worker.
-
-    Raises
-    ------
-    CampaignError
-        If `take_role` was not entered before, or no worker comes.
+    `CampaignError` is raised if `take_role` was not entered before, or no worker comes.
     """
     if not _running:
         find_launch(config.kind)
@@ -204,8 +147,8 @@ def open_launch(config: LaunchConfig, *, say: Callable[[str], None] = lambda tex
             key="cluster.kind",
             fix="Use `skygraft run`, or enter skygraft.clusters.mpi_roles.take_role before anything else",
         )
-    running = _running[0]
-    with Client(running.address, set_as_default=False) as client:
+    ((address, launch),) = _running.items()
+    with Client(address, set_as_default=False) as client:
         wait_for_worker(
             client,
             config.start_timeout,
@@ -214,31 +157,23 @@ def open_launch(config: LaunchConfig, *, say: Callable[[str], None] = lambda tex
             fix="See what the other processes of the launch have printed",
         )
         # The others are the driver and the scheduler.
-        yield OpenCluster(client, running.size - 2, config.kind)
+        yield OpenCluster(client, launch.size - 2, config.kind)
 
 
 def _worker_options(config: LaunchConfig) -> dict[str, Any]:
     # Workers serve dashboards of their own: loopback only.
-    options: dict[str, Any] = {
-        "nthreads": 1,
-        "memory_limit": "auto",
-        "death_timeout": 120,
-        "dashboard_address": "127.0.0.1:0",
-    }
-    if config.memory_limit is not None:
-        options["memory_limit"] = parse_bytes(config.memory_limit)
-    if config.scratch is not None:
-        options["local_directory"] = expanded_scratch(config.scratch)
-    if config.interface is not None:
-        options["interface"] = config.interface
+    options: dict[str, Any] = {"nthreads": 1, "death_timeout": 120, "dashboard_address": "127.0.0.1:0"}
+    options["memory_limit"] = "auto" if config.memory_limit is None else parse_bytes(config.memory_limit)
+    given = {"local_directory": expanded_scratch(config.scratch), "interface": config.interface}
+    options |= {name: value for name, value in given.items() if value is not None}
     return options | {name.replace("-", "_"): value for name, value in config.worker_options.items()}
 
 
 @contextlib.contextmanager
 def _join_mpi(config: LaunchConfig, launch: Launch) -> Iterator[str | None]:
     """Yield the scheduler's address in the driver, else None; dask-mpi passes keys and addresses through MPI."""
-    dask_mpi = _import("dask_mpi", "mpi")
-    comm = _import("mpi4py.MPI", "mpi").COMM_WORLD
+    dask_mpi = import_extra("dask_mpi", "mpi")
+    comm = import_extra("mpi4py.MPI", "mpi").COMM_WORLD
     if comm.Get_size() != launch.size and "PMIX_RANK" not in os.environ:
         raise CampaignError(
             f"the launcher started {launch.size} processes, but the MPI of mpi4py sees {comm.Get_size()}",
@@ -263,7 +198,7 @@ def _join_mpi(config: LaunchConfig, launch: Launch) -> Iterator[str | None]:
 @contextlib.contextmanager
 def _join_slurm(config: SlurmRunnerConfig, launch: Launch, folder: Path) -> Iterator[str | None]:
     """Yield the scheduler's address in the driver, else None; keys and addresses are passed in a shared folder."""
-    slurm = _import("dask_jobqueue.slurm", "slurm")
+    slurm = import_extra("dask_jobqueue.slurm", "slurm")
     folder.mkdir(parents=True, exist_ok=True)
     # A requeued job has the same number, and must not use the files of its first start.
     step = "-".join(os.environ.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))

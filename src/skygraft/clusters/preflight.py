@@ -38,15 +38,7 @@ _LEAST_SCRATCH_BYTES = 20 * 2**20
 
 @dataclass(frozen=True)
 class Fitness:
-    """Result of checking a process.
-
-    Parameters
-    ----------
-    problems : tuple of str
-        Why the process cannot make images; empty if it can.
-    warnings : tuple of str
-        Differences that may matter.
-    """
+    """Why a process cannot make images, and differences that may matter."""
 
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -58,17 +50,9 @@ class Fitness:
 
 
 def relevant_versions(packages: Mapping[str, str | None]) -> dict[str, str]:
-    """Return the versions that matter, of those that Dask reports.
+    """Return the versions that matter, of those that `distributed.versions.get_versions` reports for `PACKAGES`.
 
-    Parameters
-    ----------
-    packages : mapping
-        The ``packages`` of `distributed.versions.get_versions`, called with `PACKAGES`.
-
-    Returns
-    -------
-    dict
-        Name to version; packages that are not installed are left out.
+    Packages that are not installed are left out.
     """
     found = {name: version for name in PACKAGES if (version := packages.get(name)) is not None}
     return {"python": ".".join(str(packages.get("python")).split(".")[:3]), **found}
@@ -80,18 +64,9 @@ def software() -> dict[str, str]:
 
 
 def version_differences(here: Mapping[str, str], there: Mapping[str, str]) -> Fitness:
-    """Compare the software of a worker with that of the client.
+    """Compare the software of a worker, by name, with that of the client.
 
-    Parameters
-    ----------
-    here, there : mapping
-        Name to version, of the worker and of the client.
-
-    Returns
-    -------
-    Fitness
-        Problems for packages that pixels depend on and for another Python, which cannot unpickle what this one sends;
-        warnings for the rest.
+    Problems are packages that pixels depend on, and another Python, which cannot unpickle what this one sends.
     """
     problems: list[str] = []
     warnings: list[str] = []
@@ -110,48 +85,27 @@ def version_differences(here: Mapping[str, str], there: Mapping[str, str]) -> Fi
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a process needs to make a campaign's images.
+    """What a process needs to make a campaign's images."""
 
-    Parameters
-    ----------
-    software : tuple of (str, str)
-        Names and versions, as `software` finds them at the client.
-    root, catalog, output : Path
-        Folder of the survey, file of the catalogue, and folder of the outputs.
-    landmark : str
-        Name of an entry of `root`. It is missing if the file system is not mounted: the mount point is empty then.
-    catalog_bytes : int
-        Size of the catalogue, bytes.
-    token : str
-        Content of the file `token_path`.
-    """
-
-    software: tuple[tuple[str, str], ...]
+    software: tuple[tuple[str, str], ...]  # names and versions, as `software` finds them at the client
     root: Path
     catalog: Path
     output: Path
     landmark: str
+    """Name of an entry of `root`. It is missing if the file system is not mounted: the mount point is empty then."""
     catalog_bytes: int
     token: str
+    """Content of the file `token_path`."""
 
     @classmethod
     def of(cls, config: CampaignConfig) -> Self:
         """Return what a campaign needs, as seen by this process."""
         root, catalog = config.survey.root, config.catalog.path
-        landmark, catalog_bytes = "", 0
-        if not is_copy(catalog):
-            catalog_bytes = catalog.stat().st_size
         with os.scandir(root) if not is_copy(root) else contextlib.nullcontext(()) as entries:
             landmark = min((entry.name for entry in entries if not entry.name.startswith(".")), default="")
-        return cls(
-            software=tuple(software().items()),
-            root=root,
-            catalog=catalog,
-            output=config.output,
-            landmark=landmark,
-            catalog_bytes=catalog_bytes,
-            token=secrets.token_hex(8),
-        )
+        n_bytes = 0 if is_copy(catalog) else catalog.stat().st_size
+        versions = tuple(software().items())
+        return cls(versions, root, catalog, config.output, landmark, n_bytes, secrets.token_hex(8))
 
     @property
     def token_path(self) -> Path:
@@ -159,13 +113,7 @@ class Expectation:
         return self.output / f".preflight-{self.token}.tmp"
 
     def place_token(self) -> None:
-        """Write the file `token_path`.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
-        """
+        """Write the file `token_path`; raises `OutputError` if it cannot be written."""
         if is_copy(self.output):
             return  # each machine has a work folder of its own
         try:
@@ -182,17 +130,7 @@ class Expectation:
         self.token_path.unlink(missing_ok=True)
 
     def check(self, scratch: str | os.PathLike[str] | None = None) -> Fitness:
-        """Check this process.
-
-        Parameters
-        ----------
-        scratch : path-like, optional
-            Folder for temporary files, which has to be writable.
-
-        Returns
-        -------
-        Fitness
-        """
+        """Check this process, and a folder for temporary files, which has to be writable."""
         versions = version_differences(software(), dict(self.software))
         problems = [*versions.problems, *self._inputs(), *self._outputs()]
         if scratch is not None:

@@ -7,7 +7,7 @@ longer answers. `Watchdog` reports that, asks for stuck workers to be restarted,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from skygraft.wording import data_size, duration
@@ -24,121 +24,59 @@ _RESTART_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Outlook:
-    """Whether more workers may come.
-
-    Parameters
-    ----------
-    coming : bool or None
-        True if some are on their way, such as jobs that wait in a queue; False if none can come any more; None if it is
-        not known.
-    text : str
-        What they wait for, or why none can come.
-    """
+    """Whether more workers may come."""
 
     coming: bool | None = None
+    """True if some are on their way, such as jobs that wait in a queue; False if none can come any more; None if it is
+    not known."""
     text: str = ""
+    """What they wait for, or why none can come."""
 
 
 @dataclass(frozen=True)
 class WorkerFacts:
-    """State of a worker, as known to the scheduler.
-
-    Parameters
-    ----------
-    address, host : str
-        Address of the worker and name of its machine.
-    status : str
-        ``running``, ``paused`` (its memory is too full to start another task), or Dask's word for one that is leaving.
-    executing : int
-        Number of tasks that it is running.
-    silent_seconds : float
-        Time since its last heartbeat, seconds.
-    memory, memory_limit : int
-        Memory of its process and the limit to it, bytes; 0 means no limit.
-    """
+    """State of a worker, as known to the scheduler."""
 
     address: str
     host: str = ""
-    status: str = "running"
-    executing: int = 0
-    silent_seconds: float = 0.0
-    memory: int = 0
-    memory_limit: int = 0
+    status: str = "running"  # paused: its memory is too full to start another task; or Dask's word
+    executing: int = 0  # tasks that it is running
+    silent_seconds: float = 0.0  # since its last heartbeat
+    memory: int = 0  # of its process, bytes
+    memory_limit: int = 0  # bytes; 0 for none
 
 
 @dataclass(frozen=True)
 class Facts:
-    """State of a run.
+    """State of a run."""
 
-    Parameters
-    ----------
-    n_tasks : int
-        Number of unfinished tasks.
-    workers : tuple of WorkerFacts
-        The workers.
-    outlook : Outlook
-        Whether more workers may come.
-    """
-
-    n_tasks: int
+    n_tasks: int  # unfinished
     workers: tuple[WorkerFacts, ...] = ()
-    outlook: Outlook = field(default_factory=Outlook)
+    outlook: Outlook = Outlook()
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for what, seconds.
+    """How long to wait for what, seconds."""
 
-    Parameters
-    ----------
-    report : float
-        Without a finished task before a message says why.
-    paused : float
-        While a worker is paused at its memory limit and runs no task, before it is restarted.
-    lost : float
-        Without a heartbeat before a worker counts as lost.
-    stuck : float
-        Without progress before the run ends, if it is not known whether workers will come.
-    coming : float
-        Without a worker before the run ends, if workers are on their way.
-    """
-
-    report: float = 120.0
-    paused: float = 60.0
-    lost: float = 60.0
-    stuck: float = 1800.0
-    coming: float = 86400.0
+    report: float = 120.0  # without a finished task, before a message says why
+    paused: float = 60.0  # while a worker is paused at its memory limit and runs no task, before it is restarted
+    lost: float = 60.0  # without a heartbeat, before a worker counts as lost
+    stuck: float = 1800.0  # without progress before the run ends, if it is not known whether workers will come
+    coming: float = 86400.0  # without a worker before the run ends, if workers are on their way
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Decision of a `Watchdog`.
+    """Decision of a `Watchdog`."""
 
-    Parameters
-    ----------
-    message : str
-        Message to show; empty if there is nothing new.
-    restart : tuple of str
-        Addresses of the workers to restart.
-    end : str
-        Why the run has to end; empty if it goes on.
-    """
-
-    message: str = ""
-    restart: tuple[str, ...] = ()
-    end: str = ""
+    message: str = ""  # to show; empty if there is nothing new
+    restart: tuple[str, ...] = ()  # addresses of workers
+    end: str = ""  # why the run has to end; empty if it goes on
 
 
 class Watchdog:
-    """Decides what to do about a run whose tasks do not finish.
-
-    Parameters
-    ----------
-    patience : Patience
-        How long to wait for what.
-    now : float
-        Time of a monotonic clock, seconds.
-    """
+    """Decides what to do about a run whose tasks do not finish; times are those of a monotonic clock, seconds."""
 
     def __init__(self, patience: Patience, now: float) -> None:
         self.patience = patience
@@ -155,19 +93,7 @@ class Watchdog:
         self._pause = self.patience.report
 
     def judge(self, facts: Facts, now: float) -> Verdict:
-        """Decide what to do.
-
-        Parameters
-        ----------
-        facts : Facts
-            State of the run.
-        now : float
-            Time, seconds.
-
-        Returns
-        -------
-        Verdict
-        """
+        """Decide what to do."""
         if facts.n_tasks == 0:
             self._worked, self._without_workers = now, None
             return Verdict()
@@ -182,16 +108,14 @@ class Watchdog:
         restart, end = self._judge_paused(facts.workers, now)
         if end and not at_work:
             return Verdict(end=end)
-        if now - self._worked > self.patience.stuck:
-            return Verdict(
-                end=f"no worker has made progress for {duration(now - self._worked)}: {_describe(facts, self.patience)}"
-            )
+        about, stuck = _describe(facts, self.patience), now - self._worked
+        if stuck > self.patience.stuck:
+            return Verdict(end=f"no worker has made progress for {duration(stuck)}: {about}")
         quiet = now - self._finished
         if not restart and quiet < self.patience.report:
             return Verdict()
-        text = f"no task has finished for {duration(quiet)}: {_describe(facts, self.patience)}"
-        if restart:
-            text += f"; restarting {_listed(restart)}"
+        text = f"no task has finished for {duration(quiet)}: {about}"
+        text += f"; restarting {_listed(restart)}" if restart else ""
         return Verdict(self._unless_repeated(text, now, force=bool(restart)), restart)
 
     def _judge_none(self, facts: Facts, now: float) -> Verdict:
@@ -202,15 +126,13 @@ class Watchdog:
         about = f": {outlook.text}" if outlook.text else ""
         if outlook.coming is False and not first:
             return Verdict(end=f"no worker is left, and none can come{about}")
-        limit = self.patience.coming if outlook.coming else self.patience.stuck
-        if waited > limit:
+        if waited > (self.patience.coming if outlook.coming else self.patience.stuck):
             return Verdict(end=f"there has been no worker for {duration(waited)}{about}")
         if first:
             # A worker that dies and is restarted at once is not worth a message.
             self._next_message = now + min(_RESTART_SECONDS, self.patience.report)
             return Verdict()
-        text = f"there is no worker: {facts.n_tasks} tasks are waiting{about}"
-        return Verdict(self._unless_repeated(text, now))
+        return Verdict(self._unless_repeated(f"there is no worker: {facts.n_tasks} tasks are waiting{about}", now))
 
     def _judge_paused(self, workers: Iterable[WorkerFacts], now: float) -> tuple[tuple[str, ...], str]:
         """Return the paused workers to restart, and why restarting no longer helps; empty if it may."""
@@ -220,10 +142,9 @@ class Watchdog:
         if not due:
             return (), ""
         if self._restarts >= _MAX_RESTARTS * len(due):
-            worker = paused[due[0]]
             return (), (
                 f"workers are paused at their memory limit before they can start a task, even after a restart: "
-                f"{_memory(worker)}; give each worker more memory, or use fewer workers"
+                f"{_memory(paused[due[0]])}; give each worker more memory, or use fewer workers"
             )
         self._restarts += len(due)
         for address in due:
@@ -285,19 +206,7 @@ class WorkerMonitor:
         self._heartbeats: dict[str, tuple[float, float]] = {}
 
     def workers(self, identities: Mapping[str, Mapping[str, Any]], now: float) -> tuple[WorkerFacts, ...]:
-        """Return the state of the workers.
-
-        Parameters
-        ----------
-        identities : mapping
-            For each address what ``distributed.scheduler.WorkerState.identity`` returns.
-        now : float
-            Time of a monotonic clock, seconds.
-
-        Returns
-        -------
-        tuple of WorkerFacts
-        """
+        """Return the state of the workers, from what ``WorkerState.identity`` of Dask returns for each address."""
         heartbeats: dict[str, tuple[float, float]] = {}
         found = []
         for address, identity in identities.items():

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -125,9 +125,8 @@ class InjectionConfig(Section):
                 "flux_mode: aperture and an aperture belong together; to say what the images are calibrated to, "
                 "use survey.calibration.aperture"
             )
-        settings = self.model_dump()
         try:
-            check_conventions(settings, {name: field.default for name, field in type(self).model_fields.items()})
+            check_conventions(self.model_dump(), {name: of.default for name, of in type(self).model_fields.items()})
         except ConfigError as error:
             raise ValueError(f"{error.message}. {error.fix}") from None
         return self
@@ -206,14 +205,9 @@ class CampaignConfig(Section):
         return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
 
     def pixel_settings(self) -> dict[str, Any]:
-        """Return the settings that an image's pixels depend on.
+        """Return the settings that an image's pixels depend on: dotted key to value, as JSON types.
 
         Paths are left out, so that a campaign can be moved: inputs are identified by content, or by size and time.
-
-        Returns
-        -------
-        dict
-            Dotted key to value, as JSON types.
         """
         resolved = self.resolved()
         parts = {
@@ -259,12 +253,12 @@ def _without_folder(name: str) -> str:
     return f"{Path(place).name}{colon}{cls}"
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    items: list[tuple[str, Any]] = []
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, inner in value.items():
-        name = f"{prefix}{key}"
-        items += _flatten(inner, f"{name}.") if isinstance(inner, dict) else [(name, inner)]
-    return items
+        if isinstance(inner, dict):
+            yield from _flatten(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner
 
 
 def load_config(path: str | os.PathLike[str], *, butler: Mapping[str, Any] | None = None) -> CampaignConfig:
@@ -347,10 +341,8 @@ def _places(content: Mapping[str, Any], context: dict[str, Any]) -> dict[str, An
 
 def _has_url(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return any(map(_has_url, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(_has_url, value))
-    return is_url(value)
+        value = list(value.values())
+    return any(map(_has_url, value)) if isinstance(value, list | tuple) else is_url(value)
 
 
 def parse_config(

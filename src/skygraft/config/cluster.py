@@ -75,22 +75,10 @@ def _validated(value: Any, what: str, path: Path | None = None) -> ClusterConfig
 
 
 def load_profile(path: str | os.PathLike[str]) -> ClusterConfig:
-    """Read and check the profile of a cluster.
+    """Read and check the profile of a cluster, a YAML file; relative paths in it are relative to its folder.
 
-    Parameters
-    ----------
-    path : path-like
-        The YAML file; relative paths in it are relative to its folder.
-
-    Returns
-    -------
-    ClusterConfig
-        The model of the profile's kind.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, or anything in it is not allowed; all problems are named, with their lines.
+    A file that cannot be read, or in which anything is not allowed, is a `ConfigError` with all problems and their
+    lines.
     """
     path = Path(path)
     content = read_yaml(path, "profile of a cluster")

@@ -24,6 +24,7 @@ from skygraft.config.yaml_schema import (
     Flag,
     OptionalDuration,
     PositiveInt,
+    ResolvedFile,
     ResolvedPath,
     Section,
     Size,
@@ -89,10 +90,8 @@ def _no_shell_commands(value: str, info: ValidationInfo) -> str:
 
 def _unreserved(options: dict[str, Any]) -> dict[str, Any]:
     for option in options:
-        key = _RESERVED_OPTIONS.get(option.replace("_", "-"))
-        if key is not None:
-            hint = f"; use {key}" if key else ""
-            raise ValueError(f"worker_options.{option} is set by skygraft itself{hint}")
+        if (key := _RESERVED_OPTIONS.get(option.replace("_", "-"))) is not None:
+            raise ValueError(f"worker_options.{option} is set by skygraft itself" + (f"; use {key}" if key else ""))
     return options
 
 
@@ -104,19 +103,12 @@ WorkerOptions = Annotated[dict[str, str | int | float | bool], AfterValidator(_u
 class TlsConfig(Section):
     """TLS files for an encrypted scheduler that is already running."""
 
-    ca_file: ResolvedPath
+    ca_file: ResolvedFile
     """Certificate of the authority that signed the others."""
-    cert: ResolvedPath
+    cert: ResolvedFile
     """Certificate of this client."""
-    key: ResolvedPath
+    key: ResolvedFile
     """Private key of this client; nobody else should be able to read it."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        missing = [f"{name} ({path})" for name, path in self if not path.is_file()]
-        if missing:
-            raise ValueError(f"there is no such file: {', '.join(missing)}")
-        return self
 
 
 class ClusterConfig(Section):
@@ -132,15 +124,11 @@ class ClusterConfig(Section):
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit keys that have their default value, except those that say how large the cluster is."""
-        dumped: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {
-            key: value
-            for key, value in dumped.items()
-            if key == "kind"
-            or (key in _SIZE_KEYS and value is not None)
-            or getattr(self, key) != fields[key].get_default(call_default_factory=True)
-        }
+        kept = {"kind", *(key for key in _SIZE_KEYS if getattr(self, key, None) is not None)}
+        return {key: value for key, value in handler(self).items() if key in kept or not self._is_default(key)}
+
+    def _is_default(self, key: str) -> bool:
+        return bool(getattr(self, key) == type(self).model_fields[key].get_default(call_default_factory=True))
 
     @property
     def uses_tls(self) -> bool:
@@ -158,10 +146,7 @@ class ClusterConfig(Section):
     def with_workers(self, n_workers: int | None) -> Self:
         """Return a copy with another largest number of workers; None returns the settings unchanged.
 
-        Raises
-        ------
-        ConfigError
-            If skygraft does not start the workers of this kind of cluster, or the number is not allowed.
+        If skygraft does not start the workers of this kind, or the number is not allowed, a `ConfigError` is raised.
         """
         if n_workers is None:
             return self
@@ -300,13 +285,7 @@ class BatchConfig(_ElasticConfig):
         return min(_MAX_STAGGER, _STAGGER * parse_duration(self.walltime)) if self.walltime is not None else 0.0
 
     def lifetime(self, task_seconds: float) -> float | None:
-        """Return the time after which a worker leaves, seconds; None if jobs have no walltime.
-
-        Parameters
-        ----------
-        task_seconds : float
-            Length of a task, seconds: a worker leaves that much earlier.
-        """
+        """Return the time after which a worker leaves, a task before its job ends, seconds; None without a walltime."""
         if self.walltime is None:
             return None
         return parse_duration(self.walltime) - self.stagger() - _SHUTDOWN_SECONDS - task_seconds
@@ -403,7 +382,7 @@ class KubernetesConfig(_ElasticConfig):
     """Environment variables of the containers."""
     claims: dict[str, str] = Field(default_factory=dict)
     """Persistent volume claims, each with the folder that it is mounted at."""
-    spec: ResolvedPath | None = None
+    spec: ResolvedFile | None = None
     """Manifest of a ``DaskCluster``, instead of `image`, `cores`, `memory`, `disk`, `env` and `claims`."""
 
     @model_validator(mode="after")
@@ -414,16 +393,9 @@ class KubernetesConfig(_ElasticConfig):
                 "a NetworkPolicy, or start an encrypted one yourself and name its address"
             )
         if self.spec is not None:
-            fields = type(self).model_fields
-            given = [
-                key
-                for key in ("image", "cores", "memory", "disk", "env", "claims")
-                if getattr(self, key) != fields[key].get_default(call_default_factory=True)
-            ]
-            if given:
+            keys = ("image", "cores", "memory", "disk", "env", "claims")
+            if given := [key for key in keys if not self._is_default(key)]:
                 raise ValueError(f"spec describes the containers completely; remove {', '.join(given)}")
-            if not self.spec.is_file():
-                raise ValueError(f"spec is {str(self.spec)!r}; there is no such file")
         elif self.image is None:
             raise ValueError("kind: kubernetes needs an image with skygraft in it, or a spec")
         if "$" in (self.scratch or ""):
@@ -480,8 +452,6 @@ class SchedulerConfig(ClusterConfig):
     @field_validator("tls", mode="before")
     @classmethod
     def _files_or_none(cls, value: Any) -> Any:
-        if value is True:
-            raise ValueError("an encrypted scheduler needs tls with its files: {ca_file: ..., cert: ..., key: ...}")
         return None if value is False else value
 
     @model_validator(mode="after")

@@ -128,8 +128,7 @@ class CalibrationConfig(Section):
         """Return the calibration that replaces the image's own, as `read_exposure` takes it; None if there is none."""
         if self.zeropoint is None:
             return None
-        given: dict[str, Any] = {"zeropoint": self.zeropoint}
-        return given if self.unit is None else given | {"unit": self.unit}
+        return {"zeropoint": self.zeropoint} | ({} if self.unit is None else {"unit": self.unit})
 
 
 def _repository(text: str, info: ValidationInfo) -> str:
@@ -188,13 +187,7 @@ class ButlerConfig(Section):
 
     def query(self) -> dict[str, Any]:
         """Return the mapping that `skygraft.survey.butler.ButlerQuery.from_spec` takes."""
-        return {
-            "repo": self.repo,
-            "collections": list(self.collections),
-            "dataset_type": self.dataset_type,
-            "where": self.where,
-            "schema_type": self.schema_type,
-        }
+        return self.model_dump(mode="json", include={"repo", "collections", "dataset_type", "where", "schema_type"})
 
 
 class SurveyConfig(Section):
@@ -249,16 +242,11 @@ class SurveyConfig(Section):
 
     def spec(self) -> dict[str, Any]:
         """Return the mapping that `skygraft.survey.index_images` takes."""
-        spec: dict[str, Any] = {"format": self.format, "options": dict(self.options)}
-        if self.images is not None:
-            spec["images"] = self.images if isinstance(self.images, str) else list(self.images)
-        elif self.ccds is not None:
-            spec["ccds"] = self.ccds
-        elif self.butler is not None:
-            spec["butler"] = self.butler.query()
-        else:
-            spec["index"] = self.index
-        return spec
+        images = list(self.images) if isinstance(self.images, tuple) else self.images
+        butler = None if self.butler is None else self.butler.query()
+        ways = {"images": images, "ccds": self.ccds, "butler": butler, "index": self.index}
+        given = {name: way for name, way in ways.items() if way is not None}
+        return {"format": self.format, "options": dict(self.options), **given}
 
 
 class StorageConfig(Section):
@@ -277,9 +265,8 @@ class StorageConfig(Section):
         """Return the options as `skygraft.places` takes them."""
         from skygraft.places import Storage
 
-        given = self.model_dump()
-        return Storage(**{key: value or "" for key, value in given.items() if isinstance(value, str | None)},
-                       anon=self.anon, requester_pays=self.requester_pays)  # fmt: skip
+        given: dict[str, Any] = {key: "" if value is None else value for key, value in self}
+        return Storage(**given)
 
 
 class ScratchConfig(Section):

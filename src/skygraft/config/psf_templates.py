@@ -23,17 +23,7 @@ _NUMBER_FORM = re.compile(r"0?[0-9]{1,2}d?")
 
 
 def psf_templates(given: Any) -> Iterator[str]:
-    """List the templates in what is given for a PSF.
-
-    Parameters
-    ----------
-    given : str, mapping or None
-        A template, a mapping with a ``path``, or one of them for each band.
-
-    Yields
-    ------
-    str
-    """
+    """List the templates in what is given for a PSF: a template, a mapping with a ``path``, or one for each band."""
     if isinstance(given, str):
         yield given
     elif isinstance(given, Mapping):
@@ -45,18 +35,7 @@ def psf_templates(given: Any) -> Iterator[str]:
 
 
 def check_template(text: str) -> None:
-    """Refuse a template with other fields than those of an image.
-
-    Parameters
-    ----------
-    text : str
-        The template.
-
-    Raises
-    ------
-    ValueError
-        Naming the field.
-    """
+    """Refuse a template with other fields than those of an image, by a ValueError that names the field."""
     list(_parts(text))
 
 
@@ -75,27 +54,10 @@ def _parts(text: str) -> Iterator[tuple[str, str | None, str]]:
 
 
 def psf_of_image(given: Any, image: Path, root: Path | None, known: Mapping[str, Any]) -> Any:
-    """Fill in the names of files in what is given for a PSF.
+    """Fill in the names of files in what is given for a PSF: a template, or a model.
 
-    Parameters
-    ----------
-    given : str, mapping or None
-        A template, or a model.
-    image : Path
-        The image file.
-    root : Path, optional
-        Folder that names are relative to if there is no such file beside the image.
-    known : mapping
-        What is known of the image.
-
-    Returns
-    -------
-    Path, dict or None
-
-    Raises
-    ------
-    PsfError
-        If a name has a field that is not known of the image.
+    Names are relative to the image or, if there is no such file beside it, to `root`. One with a field that is not
+    known of the image is a `PsfError`.
     """
     if isinstance(given, str):
         return _file(given, image, root, known)
@@ -121,8 +83,7 @@ def _file(text: str, image: Path, root: Path | None, known: Mapping[str, Any]) -
         name += literal
         if field is None:
             continue
-        value = values[field]
-        if value is None:
+        if (value := values[field]) is None:
             raise PsfError(
                 f"the name of the PSF file, {text!r}, has {{{field}}}, which is not known of this image",
                 path=image,

@@ -1,7 +1,6 @@
 """The section ``recovery:`` of a campaign's YAML file: how injected sources are detected, measured and matched.
 
-No pixel depends on it, so it may be changed at any time. Its settings are those of
-`skygraft.recovery.settings.RecoverySettings`.
+No pixel depends on it, so it may be changed at any time.
 """
 
 from __future__ import annotations
@@ -14,16 +13,13 @@ from pydantic import Field, ValidationError, field_validator
 from skygraft.config.recovery_catalogs import RecoveryCatalogs
 from skygraft.config.yaml_schema import Flag, Name, Section, config_error, describe_problems
 
-__all__ = ["RecoveryConfig"]
+__all__ = ["RecoveryConfig", "RecoverySettings"]
 
 _PixelRadius = Annotated[float, Field(gt=0, le=500)]
 
 
-class RecoveryConfig(Section):
-    """How `skygraft recover` detects and measures sources, and matches them with those that were injected.
-
-    Pixels do not depend on it: it may be changed after a run.
-    """
+class RecoverySettings(Section):
+    """How the fakes of an image are detected, measured and matched."""
 
     threshold: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.5
     """Detection threshold on the filtered image, in standard deviations of the sky in one pixel before it was filtered,
@@ -60,8 +56,6 @@ class RecoveryConfig(Section):
     DETECTED."""
     columns: tuple[Name, ...] = ()
     """Further columns of the catalogue that the table takes over."""
-    catalogs: RecoveryCatalogs | None = None
-    """Catalogues of the survey's own pipeline, in place of detections by skygraft."""
 
     @field_validator("apertures")
     @classmethod
@@ -77,27 +71,49 @@ class RecoveryConfig(Section):
             raise ValueError(f"a list is needed, such as [{value}]")
         return value
 
-    def changed(self, changes: Mapping[str, Any]) -> Self:
-        """Return these settings with some of them replaced.
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> Self:
+        """Read settings from JSON types; those that are not given have their default.
 
         Parameters
         ----------
-        changes : mapping
-            Settings by name; those that are None stay as they are.
+        settings : mapping of str to object
+            Settings by name.
 
         Raises
         ------
         ConfigError
             If a name is unknown or a value is not allowed; all problems are named.
         """
-        given = {name: value for name, value in changes.items() if value is not None}
         try:
-            return type(self).model_validate(self.model_dump() | given)
+            return cls.model_validate(dict(settings))
         except ValidationError as error:
-            problems = [(f"recovery.{key}", text) for key, text in describe_problems(error, type(self))]
+            problems = [(f"recovery.{key}", text) for key, text in describe_problems(error, cls)]
         raise config_error(problems, "configuration", None)
 
     def settings(self) -> dict[str, Any]:
+        """Return the settings as JSON types."""
+        return self.model_dump(mode="json")
+
+
+class RecoveryConfig(RecoverySettings):
+    """How `skygraft recover` detects and measures sources, and matches them with those that were injected.
+
+    Pixels do not depend on it: it may be changed after a run.
+    """
+
+    catalogs: RecoveryCatalogs | None = None
+    """Catalogues of the survey's own pipeline, in place of detections by skygraft."""
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """Return these settings with some of them replaced; those that are None stay as they are.
+
+        Errors are those of `from_mapping`.
+        """
+        return self.from_mapping(
+            self.model_dump() | {key: value for key, value in changes.items() if value is not None}
+        )
+
+    def settings(self) -> dict[str, Any]:
         """Return what `skygraft.recovery.measuring.measure_pair` takes, as JSON types; and the catalogues, if any."""
-        dumped: dict[str, Any] = self.model_dump(mode="json", exclude={"catalogs"} if self.catalogs is None else None)
-        return dumped
+        return self.model_dump(mode="json", exclude={"catalogs"} if self.catalogs is None else None)

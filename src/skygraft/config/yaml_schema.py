@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
-import functools
 import json
 import math
 import os
@@ -44,6 +42,7 @@ __all__ = [
     "OutputPlace",
     "PositiveFloat",
     "PositiveInt",
+    "ResolvedFile",
     "ResolvedPath",
     "ResolvedPlace",
     "Section",
@@ -60,15 +59,11 @@ __all__ = [
 
 _MAX_BYTES = 16 << 20
 _MAX_REPORTED = 40
-_MOST_KEPT = 100_000
-"""Characters of the longest text whose value is kept for the next time that it is read."""
 
 BASE_DIR = "base_dir"
 """Key of pydantic's validation context: the folder that relative paths are relative to."""
 SCRATCH = "scratch"
 """Key of pydantic's validation context: the `skygraft.places.Scratch` for what lies in stores; None for the default."""
-
-
 WORK = "work"
 """Key of pydantic's validation context: the `skygraft.places.Scratch` for outputs on their way to a store."""
 
@@ -107,7 +102,14 @@ def _output_of_url(value: Any, info: ValidationInfo) -> Any:
     return work.path(shown_place(path), WORK_KIND)
 
 
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"there is no such file: {path}")
+    return path
+
+
 ResolvedPath = Annotated[Path, AfterValidator(_resolve)]
+ResolvedFile = Annotated[ResolvedPath, AfterValidator(_existing)]
 ResolvedPlace = Annotated[
     Path, BeforeValidator(_of_url), AfterValidator(_resolve), PlainSerializer(shown_place, str, when_used="json")
 ]
@@ -232,19 +234,15 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    None, None, "merge keys (<<) are not allowed; write the keys out", key_node.start_mark
-                )
+                what = "merge keys (<<) are not allowed; write the keys out"
+                raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    f"the key {key!r} occurs twice in one mapping; put what is below both under one of them",
-                    key_node.start_mark,
-                )
-            if isinstance(key, Hashable):
-                seen.add(key)
+            if not isinstance(key, Hashable):
+                continue
+            if key in seen:
+                what = f"the key {key!r} occurs twice in one mapping; put what is below both under one of them"
+                raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -252,27 +250,23 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, TypeError, OverflowError, AttributeError, LookupError) as error:
-            kind = str(node.tag).rpartition(":")[2]
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{shorten(str(node.value))!r} cannot be read as {kind} ({error})", node.start_mark
-            ) from error
+            what = f"{shorten(str(node.value))!r} cannot be read as {str(node.tag).rpartition(':')[2]} ({error})"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
 
 
 def _read_text(path: Path, what: str) -> str:
     """Read a YAML file, which has to be a regular file of moderate size."""
     try:
         known = path.exists()
-        special = known and not (path.is_file() or path.is_dir())  # reading a device may never end
-        too_large = known and path.stat().st_size > _MAX_BYTES
-        text = "" if special or too_large else path.read_text(encoding="utf-8-sig")
+        if known and not (path.is_file() or path.is_dir()):  # reading a device may never end
+            raise OSError("it is not a regular file")
+        if known and path.stat().st_size > _MAX_BYTES:
+            raise OSError(f"it has more than {_MAX_BYTES} bytes")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # also for bytes that are not UTF-8, and names that no file can have
         raise ConfigError(
             f"the {what} cannot be read ({error})", path=path, fix="Check the path and permissions"
         ) from error
-    if special or too_large:
-        reason = "it is not a regular file" if special else f"it has more than {_MAX_BYTES} bytes"
-        raise ConfigError(f"the {what} cannot be read ({reason})", path=path, fix="Check the path")
-    return text
 
 
 def read_yaml(path: Path, what: str) -> Any:
@@ -315,22 +309,12 @@ def parse_yaml(text: str) -> Any:
     YamlError
         If the text is not YAML, or is nested or repeated by aliases excessively.
     """
-    if len(text) > _MOST_KEPT:
-        return _parsed(text)
-    return copy.deepcopy(_parsed_before(text))
-
-
-def _parsed(text: str) -> Any:
     check_yaml(text)
     try:
         # A subclass of SafeLoader: builds plain Python types only.
         return yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise YamlError(yaml_problem(error)) from error
-
-
-# Every command on a campaign reads its configuration several times, in hundredths of a second each.
-_parsed_before = functools.lru_cache(maxsize=16)(_parsed)
 
 
 def _key_lines(path: Path) -> dict[str, int]:
@@ -417,12 +401,8 @@ def _what_is_needed(problem: Mapping[str, Any], section: type[Section] | None) -
             return "must be a mapping" + (f" with keys of {', '.join(keys)}" if keys else ", written {key: value, ...}")
         case "tuple_type" | "list_type":
             return "must be a list, written [..., ...]"
-    text = str(problem["msg"])
-    return (
-        f"must be {text.removeprefix('Input should be ')}"
-        if text.startswith("Input should be ")
-        else (f"{text[0].lower()}{text[1:]}")
-    )
+    text = str(problem["msg"]).replace("Input should be ", "must be ", 1)
+    return f"{text[0].lower()}{text[1:]}"
 
 
 def _unknown_key(key: str, section: type[Section], siblings: Sequence[type[Section]]) -> str:
@@ -438,16 +418,8 @@ def _unknown_key(key: str, section: type[Section], siblings: Sequence[type[Secti
 def _follow(location: Sequence[Any], schema: Any) -> tuple[list[str], type[Section] | None, Sequence[type[Section]]]:
     """Follow a location of pydantic's through the models.
 
-    Pydantic puts the kind of a union's member, and names of its own validators, between the keys.
-
-    Returns
-    -------
-    keys : list of str
-        The keys alone, as in the file.
-    section : type of Section or None
-        The model that the last key belongs to; None if it belongs to none.
-    siblings : sequence of type of Section
-        The other members of its union.
+    Pydantic puts the kind of a union's member, and names of its own validators, between the keys. Returns the keys
+    alone, as in the file; the model that the last one belongs to, if any; and the other members of its union.
     """
     keys: list[str] = []
     section: type[Section] | None = None

@@ -18,26 +18,13 @@ type Totals = npt.NDArray[np.float64]
 class RecentSums:
     """Totals of some quantities, since the start and over the last minutes.
 
-    Parameters
-    ----------
-    start : float
-        When counting begins, seconds.
-    n_quantities : int
-        Number of quantities that are added up.
-    bin_seconds : int
-        Resolution in time, seconds.
-    n_bins : int
-        The longest window, in bins.
-
-    Attributes
-    ----------
-    totals : ndarray of float64, shape (n_quantities,)
-        Sums since the start.
+    Times are in seconds; they are resolved to bins of `bin_seconds`, and the longest window has `n_bins` of them.
     """
 
     def __init__(self, start: float, n_quantities: int, *, bin_seconds: int = 1, n_bins: int = 600) -> None:
         self._start, self._bin_seconds = start, bin_seconds
         self.totals: Totals = np.zeros(n_quantities)
+        """Sums since the start."""
         # Bins in which something was added, each with the totals before it.
         self._marks: deque[tuple[int, Totals]] = deque(maxlen=n_bins)
         self._bin = self._bin_at(start)
@@ -50,19 +37,7 @@ class RecentSums:
         self.totals += amounts
 
     def sums(self, at: float, n_bins: int) -> Totals:
-        """Return the sum of each quantity over the last bins; the present, unfinished one is the last of them.
-
-        Parameters
-        ----------
-        at : float
-            Present time, seconds.
-        n_bins : int
-            Length of the window, in bins.
-
-        Returns
-        -------
-        ndarray of float64, shape (n_quantities,)
-        """
+        """Return the sum of each quantity over the last bins; the present, unfinished one is the last of them."""
         first = max(self._bin, self._bin_at(at)) - n_bins + 1
         before = next((totals for index, totals in self._marks if index >= first), self.totals)
         return self.totals - before
@@ -85,12 +60,7 @@ class RecentSums:
 class History:
     """The growth of some counts from the start until now, at a limited number of times.
 
-    Parameters
-    ----------
-    start : float
-        Seconds.
-    n_points : int
-        Number of times above which every other one is dropped and the interval doubled.
+    Above `n_points` times, every other one is dropped and the interval doubled.
     """
 
     def __init__(self, start: float, *, n_points: int = 240) -> None:
@@ -124,10 +94,8 @@ class History:
 class ClosureHistogram:
     """Closure residuals of a band in fixed bins of 0.05 mmag between -100 and 100 mmag."""
 
-    BIN = 0.05
-    """Width of a bin, mmag."""
-    HALF = 100.0
-    """Half width of the histogram, mmag."""
+    BIN, HALF = 0.05, 100.0
+    """Width of a bin and half width of the histogram, mmag."""
 
     def __init__(self) -> None:
         # The first and the last bin count what lies outside.
@@ -165,21 +133,9 @@ class ClosureHistogram:
         return self.quantile(0.5), 0.7413 * (self.quantile(0.75) - self.quantile(0.25))
 
     def counts(self, half_width: float, n_bins: int) -> tuple[list[int], int, int]:
-        """Return the histogram in wider bins.
+        """Return the histogram between minus and plus a half width, mmag, and the numbers on either side of it.
 
-        Parameters
-        ----------
-        half_width : float
-            The bins lie between minus and plus this, mmag.
-        n_bins : int
-            Number of bins; their width and `half_width` must be whole multiples of `BIN`.
-
-        Returns
-        -------
-        counts : list of int
-            Number of residuals in each bin.
-        n_below, n_above : int
-            Number of residuals on either side of the bins.
+        The half width and the width of its bins must be whole multiples of `BIN`.
         """
         per_bin = round(2 * half_width / n_bins / self.BIN)
         first = round((self.HALF - half_width) / self.BIN) + 1
@@ -189,13 +145,7 @@ class ClosureHistogram:
 
 
 class HostTable:
-    """Counts of what each machine has done.
-
-    Parameters
-    ----------
-    start : float
-        When the run began, seconds.
-    """
+    """Counts of what each machine has done in a run."""
 
     _IMAGES, _FAILED, _WALL, _SOURCES = range(4)
     _MINUTES = 10

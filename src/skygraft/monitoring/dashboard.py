@@ -12,8 +12,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from distributed import Client
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -23,6 +22,7 @@ from skygraft.clusters.dashboard import dashboard_applications, dashboard_prefix
 from skygraft.monitoring.overview import Overview
 from skygraft.monitoring.progress import Progress
 from skygraft.monitoring.published import MESSAGE_VERSION, PublishedRuns, pack_patches, pack_progress, to_json
+from skygraft.monitoring.reporters import Reporter
 from skygraft.records.image_summary import ImageSummary
 
 __all__ = ["CampaignDashboard", "DashboardReporter"]
@@ -63,21 +63,13 @@ class _CampaignJson(RequestHandler):
 
 
 class CampaignDashboard(SchedulerPlugin):
-    """Shows campaigns on the dashboard of the scheduler that it is installed on; once installed, it stays.
-
-    Attributes
-    ----------
-    runs : PublishedRuns
-        The runs that can be shown.
-    missing : list of str
-        What cannot be shown, and why.
-    """
+    """Shows campaigns on the dashboard of the scheduler that it is installed on; once installed, it stays."""
 
     name = _PLUGIN
     idempotent = True
 
     runs: PublishedRuns
-    missing: list[str]
+    missing: list[str]  # what cannot be shown, and why
 
     async def start(self, scheduler: Any) -> None:
         """Add the page, the route, the metrics, and the handler through which drivers publish."""
@@ -88,9 +80,17 @@ class CampaignDashboard(SchedulerPlugin):
 
         self.runs, self.missing = PublishedRuns(workers=workers), []
         scheduler.handlers[_HANDLER] = self.runs.publish
-        self._try("the Campaign page", self._add_page, scheduler)
-        self._try("the route /campaign.json", self._add_route, scheduler)
-        self._try("metrics for Prometheus", self._add_metrics, scheduler)
+        for what, add in (
+            ("the Campaign page", self._add_page),
+            ("the route /campaign.json", self._add_route),
+            ("metrics for Prometheus", self._add_metrics),
+        ):
+            try:
+                add(scheduler)
+            except Exception as error:
+                # Dask documents no way to add a page: what works with one version may not with another.
+                logger.exception("skygraft cannot add %s", what)
+                self.missing.append(f"{what} ({type(error).__name__}: {error})")
 
     def remove_client(self, scheduler: Any, client: str) -> None:
         """Note that a driver has disconnected."""
@@ -99,20 +99,9 @@ class CampaignDashboard(SchedulerPlugin):
 
     async def close(self) -> None:
         """Remove the metrics from the process."""
-        if not any("Prometheus" in what for what in self.missing):
-            from skygraft.monitoring.metrics import hide_metrics
+        from skygraft.monitoring.metrics import hide_metrics
 
-            hide_metrics(self.runs)
-
-    def _try(self, what: str, add: Callable[[Any], None], scheduler: Any) -> None:
-        try:
-            add(scheduler)
-        except ImportError as error:
-            self.missing.append(f"{what} ({error.name or error} is not installed where the scheduler runs)")
-        except Exception as error:
-            # Dask documents no way to add a page: what works with one version may not with another.
-            logger.exception("skygraft cannot add %s", what)
-            self.missing.append(f"{what} ({type(error).__name__}: {error})")
+        hide_metrics(self.runs)
 
     def _add_page(self, scheduler: Any) -> None:
         if not dashboard_applications(scheduler):
@@ -127,7 +116,7 @@ class CampaignDashboard(SchedulerPlugin):
         scheduler.http_application.add_handlers(r".*", [route])
 
     def _add_metrics(self, scheduler: Any) -> None:
-        from skygraft.monitoring.metrics import show_metrics
+        from skygraft.monitoring.metrics import show_metrics  # loaded on the scheduler alone, as the page is
 
         del scheduler
         show_metrics(self.runs)
@@ -139,7 +128,7 @@ def _installed(dask_scheduler: Any) -> tuple[int, list[str]]:
     return MESSAGE_VERSION, list(plugin.missing)
 
 
-class DashboardReporter:
+class DashboardReporter(Reporter):
     """A `Reporter` that publishes a campaign's progress on the dashboard of a scheduler.
 
     Parameters
@@ -168,12 +157,7 @@ class DashboardReporter:
         self._changed = True
         self._has_failed = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self._progress is None or self._thread is None:
             return
         with self._lock:
@@ -198,9 +182,6 @@ class DashboardReporter:
         with self._lock:
             self._progress.add(summaries)
             self._changed = True
-
-    def say(self, text: str) -> None:
-        """Do nothing: the page has no place for messages."""
 
     # -- in the thread
 
@@ -228,7 +209,7 @@ class DashboardReporter:
         except Exception as error:
             # A scheduler without skygraft, an old one, one that takes no code, a connection that broke: whatever it
             # is, the campaign runs without the page.
-            self._say(f"no Campaign page: the scheduler cannot show it ({type(error).__name__}: {_first_line(error)})")
+            self._say(f"no Campaign page: the scheduler cannot show it ({_words(error)})")
             return False
         if version != MESSAGE_VERSION:
             self._say("no Campaign page: the scheduler has another version of skygraft")
@@ -249,7 +230,7 @@ class DashboardReporter:
         except Exception as error:
             # As above; the ledger, not the page, is what counts.
             if not self._has_failed and not self._over.is_set():
-                self._say(f"the Campaign page is not updated any more ({type(error).__name__}: {_first_line(error)})")
+                self._say(f"the Campaign page is not updated any more ({_words(error)})")
             self._has_failed = True
             return False
         self._has_failed = False
@@ -263,5 +244,5 @@ class DashboardReporter:
         return bool(self._client.sync(handler, **head, **content, callback_timeout=_PATIENCE))
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "")[:200]
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"

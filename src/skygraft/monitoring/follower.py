@@ -10,7 +10,7 @@ import itertools
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -40,24 +40,8 @@ _COLUMNS = ("tract", "patch", "ra", "dec", "n_sources", "cost_seconds")
 class Follower:
     """The progress of a campaign's last run, read from its ledger as it grows.
 
-    Parameters
-    ----------
-    config : CampaignConfig
-        The campaign.
-    resume : str
-        The command that runs the campaign, for advice.
-    now : callable
-        Returns the present time, seconds since 1970.
-
-    Attributes
-    ----------
-    progress : Progress
-        The counts of the last run.
-
-    Raises
-    ------
-    CampaignError
-        If there is no plan.
+    `resume` is the command that runs the campaign, for advice; `now` returns the present time, seconds since 1970.
+    Without a plan, creating one raises `CampaignError`.
     """
 
     def __init__(
@@ -74,7 +58,7 @@ class Follower:
         found = FileIdentity.find(self.layout.ledger)
         if found is not self._file and not (found is not None and found.same_file(self._file)):
             self._begin()  # another ledger, which was rebuilt from the records
-        for events in _blocks(self._new_events()):
+        for events in itertools.batched(self._new_events(), _BLOCK):
             if any(isinstance(event, RunStarted) for event in events):
                 self._begin()  # the plan may have changed, too
                 return
@@ -87,7 +71,7 @@ class Follower:
         return {
             **self.progress.snapshot(),
             "state": state,
-            "phase": self.phase if state == "running" else "",
+            "phase": self._phase() if state == "running" else "",
             "driver": self._holder(),
             "advice": self._advice(state),
             "silent_seconds": round(max(0.0, self._now() - self._last_event), 1) if self._last_event else None,
@@ -109,9 +93,7 @@ class Follower:
         silent = self._now() - self._last_event
         return "running" if not is_here and silent < _SILENCE else "dead"
 
-    @property
-    def phase(self) -> Phase:
-        """What the present run does."""
+    def _phase(self) -> Phase:
         if not self._started or self._ended is not None:
             return "starting"
         return "tables" if self._tables else "images"
@@ -122,8 +104,9 @@ class Follower:
         if state == "stopped" and self._ended is not None:
             if not self._ended.early:
                 return f"{self._ended.n_remaining} images are left; make them with {self._resume}"
-            why = self._ended.stopped or "it was interrupted"
-            return f"the run was stopped early ({why}); resume with {self._resume}"
+            return (
+                f"the run was stopped early ({self._ended.stopped or 'it was interrupted'}); resume with {self._resume}"
+            )
         if state == "not started":
             return f"nothing has run yet; start with {self._resume}"
         if state == "finished" and np.isin(self._states.state, (FAILED, QUARANTINED)).any():
@@ -152,7 +135,7 @@ class Follower:
         self._at = None
         self._file, self._offset = FileIdentity.find(self.layout.ledger), start
         self.progress = Progress(self._overview(), self._time)
-        for events in _blocks(self._new_events()):
+        for events in itertools.batched(self._new_events(), _BLOCK):
             self._count(events)
 
     def _start_of_last_run(self) -> int:
@@ -180,13 +163,7 @@ class Follower:
                 if event is not None:
                     yield event
 
-    def _rows(self, events: list[Event]) -> Iterator[tuple[int, ImageEvent | ImageReopened]]:
-        """Return the events of images of the plan, with their rows."""
-        images = [event for event in events if isinstance(event, ImageEvent | ImageReopened)]
-        rows = self._image_rows.find([event.image_id for event in images]).tolist()
-        return ((row, event) for row, event in zip(rows, images, strict=True) if row >= 0)
-
-    def _count(self, events: list[Event]) -> None:
+    def _count(self, events: Sequence[Event]) -> None:
         """Count events of the last run."""
         for event in events:
             self._at = self._last_event = max(self._last_event, _seconds(event))
@@ -198,7 +175,11 @@ class Follower:
             elif isinstance(event, RunEnded):
                 self._ended = event
                 self.progress.end()
-        for row, event in self._rows(events):
+        images = [event for event in events if isinstance(event, ImageEvent | ImageReopened)]
+        rows = self._image_rows.find([event.image_id for event in images]).tolist()
+        for row, event in zip(rows, images, strict=True):
+            if row < 0:
+                continue  # of no image of the plan
             tract, patch = int(self._columns["tract"][row]), int(self._columns["patch"][row])
             before = self._states.state[row]
             # Progress counts a failure of this run itself. An image that is made again was counted before this run.
@@ -225,11 +206,6 @@ class Follower:
             failed=np.isin(state, (FAILED, QUARANTINED)),
             n_unusable=self._n_unusable,
         )
-
-
-def _blocks(events: Iterator[Event]) -> Iterator[list[Event]]:
-    while block := list(itertools.islice(events, _BLOCK)):
-        yield block
 
 
 def _seconds(event: Event) -> float:

@@ -21,14 +21,8 @@ type Degrees = npt.NDArray[np.float64]
 class PatchTable:
     """The patches of a campaign and how many of their images are done; one row for each patch.
 
-    Parameters
-    ----------
-    tract, patch : ndarray of int32, shape (n_patches,)
-        Home patch of the images; -1 for those in no patch of the sky map.
-    ra, dec : ndarray of float64, shape (n_patches,)
-        Mean of the images' centres, ICRS degrees.
-    n_images, n_done, n_failed : ndarray of int32, shape (n_patches,)
-        Images planned, done, and failed at their last attempt.
+    Home patches of images, -1 for those in no patch of the sky map; means of the images' centres, ICRS degrees; and the
+    numbers of images that are planned, done, and failed at their last attempt.
     """
 
     tract: Counts
@@ -55,39 +49,28 @@ class PatchTable:
         """Return a table whose counts can be changed without changing this one's."""
         return replace(self, n_done=self.n_done.copy(), n_failed=self.n_failed.copy())
 
+    def east(self) -> tuple[Degrees, float]:
+        """Return right ascensions counted from the middle of the survey, -180 to 180 deg, and that of the middle."""
+        angle = np.radians(self.ra)
+        middle = float(np.degrees(np.arctan2(np.sin(angle).sum(), np.cos(angle).sum()))) % 360.0
+        return (self.ra - middle + 180.0) % 360.0 - 180.0, middle
+
     def to_dict(self) -> dict[str, Any]:
         """Return the columns by name."""
-        return {name: getattr(self, name) for name in ("tract", "patch", "ra", "dec", "n_images", "n_done", "n_failed")}
+        return dict(vars(self))
 
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """The state that a run begins with.
-
-    Parameters
-    ----------
-    name, output : str
-        The campaign and its output folder.
-    patches : PatchTable
-        Images planned and done by patch. Images that failed before count as failed if this run does not try them
-        again, and as left if it does.
-    image_cost : ndarray of float64, shape (n_patches,)
-        Mean estimated processor time of an image of each patch, seconds.
-    cost_seconds_left : float
-        Estimated processor time of the images that are left.
-    n_unusable : int
-        Images of the survey that could not be planned; they are in no patch.
-    n_sources_planned : int
-        Sources to draw in all images of the plan.
-    """
+    """The state that a run begins with."""
 
     name: str
-    output: str
-    patches: PatchTable
-    image_cost: Degrees
-    cost_seconds_left: float = 0.0
-    n_unusable: int = 0
-    n_sources_planned: int = 0
+    output: str  # folder
+    patches: PatchTable  # images that failed before count as failed, if this run does not try them again
+    image_cost: Degrees  # mean estimated processor time of an image of each patch, seconds
+    cost_seconds_left: float = 0.0  # estimated processor time of the images that are left
+    n_unusable: int = 0  # images of the survey that could not be planned; they are in no patch
+    n_sources_planned: int = 0  # sources to draw in all images of the plan
 
     @property
     def n_images(self) -> int:

@@ -54,6 +54,7 @@ _NARROW = """
 @media (max-width: 600px) { :host { margin: 6px 0 12px 0 !important; width: 100% !important; } }
 """
 """CSS of the whole page: on a phone it has narrow margins."""
+_WHITE_LINES: dict[str, Any] = {"line_color": "#ffffff", "line_width": 0.5}
 _THEME = Path(__file__).parent / "templates" / "theme.yaml"
 _RATE_BINS = 80
 
@@ -61,14 +62,7 @@ _RATE_BINS = 80
 def add_page(scheduler: Any, runs: PublishedRuns, *, prefix: str) -> None:
     """Add the page ``/campaign`` to a scheduler's dashboard, and a link to it to all pages.
 
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-        A scheduler with a dashboard.
-    runs : PublishedRuns
-        The runs that can be shown.
-    prefix : str
-        First part of the dashboard's addresses.
+    `prefix` is the first part of the dashboard's addresses.
     """
     variables = template_variables(scheduler)
 
@@ -83,8 +77,7 @@ def add_page(scheduler: Any, runs: PublishedRuns, *, prefix: str) -> None:
         document.template_variables.update(extra)
         document.add_root(page.root)
 
-        # A coroutine runs in the scheduler's event loop, as the driver's messages do; a plain function would run in a
-        # thread beside it.
+        # A coroutine, which runs in the scheduler's event loop as the driver's messages do, and in no thread beside it.
         async def update() -> None:
             page.update()
 
@@ -100,47 +93,30 @@ def add_page(scheduler: Any, runs: PublishedRuns, *, prefix: str) -> None:
 
 
 class CampaignPage:
-    """The content of the page in one browser.
-
-    Parameters
-    ----------
-    runs : PublishedRuns
-        The runs that can be shown.
-    run : str
-        The run to show; empty shows the newest, also one that begins later.
-
-    Attributes
-    ----------
-    root : bokeh.models.LayoutDOM
-        The whole page.
-    """
+    """The content of the page in one browser: of a run, by default the newest, also one that begins later."""
 
     def __init__(self, runs: PublishedRuns, run: str = "") -> None:
         self._runs, self._name = runs, run
         self._run: PublishedRun | None = None
         self._version = 0
-        self._divs = {name: _div(name) for name in ("header", "closure", *PIECES)}
+        self._divs = {
+            name: Div(
+                name=name, text="", stylesheets=[CSS], css_classes=[f"campaign-{name}"], sizing_mode="stretch_width"
+            )
+            for name in ("header", "closure", *PIECES)
+        }
         self._map: _SkyMap | None = None
         self._map_place = column(sizing_mode="stretch_both", min_width=280)
         self._rates = ColumnDataSource(name="rate-data", data={"left": [], "right": [], "rate": []})
         self._closure = ColumnDataSource(name="closure-data")
         self._bands: list[str] = []
         self._closure_place = column(sizing_mode="stretch_width")
-        right = column(
-            _rate_figure(self._rates), self._closure_place, self._divs["closure"], sizing_mode="stretch_width"
-        )
-        wide: dict[str, Any] = {"sizing_mode": "stretch_width", "stylesheets": [_STACKED]}
-        self.root = column(
-            self._divs["header"],
-            row(self._map_place, right, **wide),
-            self._divs["failures"],
-            self._divs["stages"],
-            row(self._divs["slowest"], self._divs["hosts"], spacing=14, **wide),
-            sizing_mode="stretch_width",
-            stylesheets=[_NARROW],
-            margin=(10, 18, 18, 18),
-            spacing=14,
-        )
+        divs, wide = self._divs, dict[str, Any](sizing_mode="stretch_width")
+        right = column(_rate_figure(self._rates), self._closure_place, divs["closure"], **wide)
+        above = row(self._map_place, right, stylesheets=[_STACKED], **wide)
+        below = row(divs["slowest"], divs["hosts"], spacing=14, stylesheets=[_STACKED], **wide)
+        pieces = (divs["header"], above, divs["failures"], divs["stages"], below)
+        self.root = column(*pieces, stylesheets=[_NARROW], margin=(10, 18, 18, 18), spacing=14, **wide)
         self.update()
 
     def update(self) -> None:
@@ -198,27 +174,13 @@ class _SkyMap:
     """
 
     def __init__(self, patches: PatchTable) -> None:
-        angle = np.radians(patches.ra)
-        middle = np.degrees(np.arctan2(np.sin(angle).sum(), np.cos(angle).sum())) % 360.0
-        self._ra, self._dec = middle + (patches.ra - middle + 180.0) % 360.0 - 180.0, patches.dec
-        self._shown = patches
+        east, middle = patches.east()
+        self._ra, self._dec, self._shown = middle + east, patches.dec, patches
         size = _spacing(patches.ra, patches.dec)
-        self._patches = ColumnDataSource(
-            name="patches",
-            data={
-                "ra": self._ra,
-                "dec": self._dec,
-                "true_ra": patches.ra,
-                "width": size / np.maximum(np.cos(np.radians(self._dec)), 0.02),
-                "height": np.full(len(patches), size),
-                "tract": patches.tract,
-                "patch": patches.patch,
-                "n_images": patches.n_images,
-                "n_done": patches.n_done.copy(),
-                "n_failed": patches.n_failed.copy(),
-                "fraction": patches.n_done / np.maximum(patches.n_images, 1),
-            },
-        )
+        data = patches.copy().to_dict() | {"ra": self._ra, "true_ra": patches.ra, "height": np.full(len(patches), size)}
+        data["width"] = size / np.maximum(np.cos(np.radians(self._dec)), 0.02)
+        data["fraction"] = patches.n_done / np.maximum(patches.n_images, 1)
+        self._patches = ColumnDataSource(name="patches", data=data)
         self._failed = ColumnDataSource(name="failed", data=self._failed_places(patches))
         self.plot = self._figure()
 
@@ -228,11 +190,10 @@ class _SkyMap:
         changed = np.flatnonzero((patches.n_done != before.n_done) | (patches.n_failed != before.n_failed))
         if not changed.size:
             return
-        n_done, n_failed = patches.n_done[changed], patches.n_failed[changed]
-        fraction = n_done / np.maximum(patches.n_images[changed], 1)
-        columns: dict[str, npt.NDArray[Any]] = {"n_done": n_done, "n_failed": n_failed, "fraction": fraction}
+        counts: dict[str, npt.NDArray[Any]] = {"n_done": patches.n_done, "n_failed": patches.n_failed}
+        counts["fraction"] = patches.n_done / np.maximum(patches.n_images, 1)
         rows = changed.tolist()
-        self._patches.patch({name: list(zip(rows, values.tolist(), strict=True)) for name, values in columns.items()})
+        self._patches.patch({name: list(zip(rows, of[changed].tolist(), strict=True)) for name, of in counts.items()})
         if np.any((patches.n_failed > 0) != (before.n_failed > 0)):
             self._failed.data = self._failed_places(patches)
 
@@ -260,13 +221,8 @@ class _SkyMap:
             y_axis_label="declination (deg)",
         )
         colours = LinearColorMapper(palette=_NONE_TO_ALL, low=0.0, high=1.0)
-        drawn = plot.rect(
-            *("ra", "dec", "width", "height"),
-            source=self._patches,
-            fill_color={"field": "fraction", "transform": colours},
-            line_color="#ffffff",
-            line_width=0.5,
-        )
+        share: Any = {"field": "fraction", "transform": colours}
+        drawn = plot.rect("ra", "dec", "width", "height", source=self._patches, fill_color=share, **_WHITE_LINES)
         failed: Any = plot.scatter(
             x="ra", y="dec", source=self._failed, marker="x", size=7, line_color=_FAILED, line_width=2
         )
@@ -326,14 +282,9 @@ def _closure_figure(source: ColumnDataSource, n_bands: int) -> Any:
         y_axis_label="images",
     )
     bands = [f"band{i}" for i in range(n_bands)]
-    lines = {"line_color": "#ffffff", "line_width": 0.5}
-    plot.vbar_stack(bands, x="centre", width="width", source=source, fill_color=_colours(n_bands), **lines)
+    plot.vbar_stack(bands, x="centre", width="width", source=source, fill_color=_colours(n_bands), **_WHITE_LINES)
     return plot
 
 
 def _colours(n_bands: int) -> list[str]:
     return [_BANDS[i % len(_BANDS)] for i in range(n_bands)]
-
-
-def _div(name: str) -> Div:
-    return Div(name=name, text="", stylesheets=[CSS], css_classes=[f"campaign-{name}"], sizing_mode="stretch_width")

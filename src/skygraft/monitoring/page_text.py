@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from skygraft.monitoring.published import PublishedRun
-from skygraft.monitoring.snapshot import ImageCounts
-from skygraft.wording import Severity, count, data_size, duration, rate, share, verdict
+from skygraft.monitoring.snapshot import ImageCounts, state_words
+from skygraft.wording import count, data_size, duration, rate, share
 
 __all__ = ["CSS", "PIECES", "header", "render"]
 
@@ -44,8 +44,7 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-_TEMPLATES.filters |= {"clock": _clock, "count": count, "data_size": data_size, "duration": duration}
-_TEMPLATES.filters |= {"in_order": _in_order, "rate": rate}
+_TEMPLATES.filters |= {each.__name__.strip("_"): each for each in (_clock, _in_order, count, data_size, duration, rate)}
 _TEMPLATES.globals["share"] = share
 _MACROS = _TEMPLATES.get_template("page.html").module
 
@@ -58,33 +57,17 @@ def render(piece: str, *arguments: Any) -> str:
 def header(
     run: PublishedRun, now: float, others: Iterable[PublishedRun] = (), workers: Mapping[str, int] | None = None
 ) -> str:
-    """Return the name and state of a run and its most important numbers.
+    """Return the name and state of a run and its most important numbers, with links to other runs.
 
-    Parameters
-    ----------
-    run : PublishedRun
-        The run.
-    now : float
-        The scheduler's time, seconds since 1970.
-    others : iterable of PublishedRun
-        Other runs, to which there are links.
-    workers : mapping of str to int, optional
-        Number of the scheduler's workers by status.
+    `now` is the scheduler's time, seconds since 1970; `workers` counts its workers by status.
     """
     shot, is_running = run.snapshot, run.state == "running"
     # After the end, the last minute says nothing.
     means = shot["rates"]["1min" if is_running else "run"]
     window = "last minute" if is_running and shot["elapsed_seconds"] >= 60 else "mean of the run"
-    links = [(other, _verdict(other)[0]) for other in others]
-    note = _note(run, now, workers)
-    return render(
-        "header", run, _verdict(run), links, means, window, _failed_words(shot["images"]), workers or {}, note
-    )
-
-
-def _verdict(run: PublishedRun) -> tuple[str, Severity]:
-    images = run.snapshot["images"]
-    return verdict(run.state, run.snapshot["phase"], n_failed=images["failed"], n_unusable=images["unusable"])
+    links = [(other, state_words(other.snapshot, other.state)[0]) for other in others]
+    words, failed, note = state_words(shot, run.state), _failed_words(shot["images"]), _note(run, now, workers)
+    return render("header", run, words, links, means, window, failed, workers or {}, note)
 
 
 def _failed_words(images: ImageCounts) -> str:

@@ -76,38 +76,17 @@ class _Failures:
 
 
 class Progress:
-    """Counts of what becomes of a campaign's images during one run.
+    """Counts of what becomes of a campaign's images during one run, from the state that the run begins with.
 
-    Parameters
-    ----------
-    overview : Overview
-        The state that the run begins with.
-    now : callable
-        Returns the present time, seconds since 1970.
-
-    Attributes
-    ----------
-    overview : Overview
-        As given.
-    patches : PatchTable
-        The patches with their present counts.
-    state : str
-        ``running``, ``finished``, ``stopped`` or ``crashed``.
-    n_images, n_done, n_failed : int
-        Images of the plan, those that are done, and those whose last attempt failed.
-
-    Notes
-    -----
     Not safe to be used by several threads at once.
     """
 
     def __init__(self, overview: Overview, now: Callable[[], float] = time.time) -> None:
         self.overview, self.patches = overview, overview.patches.copy()
         self.state: State = "running"
-        self.n_done, self.n_failed = overview.n_done, overview.n_failed
-        self.n_images = overview.n_images
-        self._now = now
-        self._started = now()
+        # Images of the plan, those that are done, and those whose last attempt failed.
+        self.n_images, self.n_done, self.n_failed = overview.n_images, overview.n_done, overview.n_failed
+        self._now, self._started = now, now()
         self._last_add: float | None = None
         self._sums = RecentSums(self._started, 7, n_bins=_LONGEST_WINDOW)
         self._stages: dict[str, float] = {}
@@ -123,14 +102,9 @@ class Progress:
     # -- counting
 
     def add(self, summaries: Iterable[ImageSummary], at: float | None = None) -> None:
-        """Count images.
+        """Count images, of now or of a time in seconds since 1970.
 
-        Parameters
-        ----------
-        summaries : iterable of ImageSummary
-            What became of them: each image once, except that one that failed may come again.
-        at : float, optional
-            When that was, seconds since 1970; now by default.
+        Each comes once, except that one that failed may come again.
         """
         at = self._now() if at is None else at
         for summary in summaries:
@@ -178,14 +152,10 @@ class Progress:
             self._stages[stage] = self._stages.get(stage, 0.0) + seconds
         self._hosts.add(at, summary.host or "(unknown)", failed=failed, wall_seconds=wall, n_sources=sources)
         if not failed and summary.closure_mag is not None and math.isfinite(summary.closure_mag):
-            self._closure_of(summary.band).add(summary.closure_mag)
+            band = summary.band or "(no band)"
+            band = band if band in self._closure or len(self._closure) < _BANDS else "(others)"
+            self._closure.setdefault(band, ClosureHistogram()).add(summary.closure_mag)
         self._keep_slowest(summary)
-
-    def _closure_of(self, band: str) -> ClosureHistogram:
-        band = band or "(no band)"
-        if band not in self._closure and len(self._closure) >= _BANDS:
-            band = "(others)"
-        return self._closure.setdefault(band, ClosureHistogram())
 
     def _keep_slowest(self, summary: ImageSummary) -> None:
         if len(self._slowest) >= _SLOWEST and summary.wall_seconds <= self._slowest[-1]["wall_seconds"]:
@@ -216,6 +186,7 @@ class Progress:
         """
         at = self._now()
         totals = self._sums.totals.tolist()
+        points = [*self._history.points(), (at - self._started, (self.n_done, self.n_failed))]
         return {
             "version": form.SNAPSHOT_VERSION,
             "campaign": self.overview.name,
@@ -249,7 +220,11 @@ class Progress:
             "closure": self._closure_snapshot(),
             "slowest": self._slowest,
             "stages": self._stage_times(),
-            "history": self._history_snapshot(at),
+            "history": {
+                "seconds": [round(seconds, 1) for seconds, _ in points],
+                "done": [done for _, (done, _) in points],
+                "failed": [failed for _, (_, failed) in points],
+            },
             "n_patches": len(self.patches),
             "n_patches_done": int(np.count_nonzero(self.patches.n_done >= self.patches.n_images)),
         }
@@ -289,7 +264,8 @@ class Progress:
         }
 
     def _closure_snapshot(self) -> form.Closure:
-        half = next((h for h in _CLOSURE_HALF_WIDTHS if self._share_inside(h) >= 0.98), _CLOSURE_HALF_WIDTHS[-1])
+        most = 0.98 * sum(histogram.n for histogram in self._closure.values())
+        half = next((h for h in _CLOSURE_HALF_WIDTHS if self._n_inside(h) >= most), _CLOSURE_HALF_WIDTHS[-1])
         bands: dict[str, form.BandClosure] = {}
         for band, histogram in sorted(self._closure.items(), key=lambda item: _band_order(item[0])):
             median, sigma = histogram.median_sigma()
@@ -304,11 +280,9 @@ class Progress:
             }
         return {"half_width_mmag": half, "n_bins": _CLOSURE_BINS, "bands": bands}
 
-    def _share_inside(self, half_width: float) -> float:
-        """Return the share of all closure residuals between minus and plus this, mmag; 1 if there are none."""
-        inside = sum(sum(histogram.counts(half_width, _CLOSURE_BINS)[0]) for histogram in self._closure.values())
-        total = sum(histogram.n for histogram in self._closure.values())
-        return inside / total if total else 1.0
+    def _n_inside(self, half_width: float) -> int:
+        """Return the number of closure residuals between minus and plus this, mmag."""
+        return sum(sum(histogram.counts(half_width, _CLOSURE_BINS)[0]) for histogram in self._closure.values())
 
     def _stage_times(self) -> form.Stages:
         seconds = {name: round(value, 3) for name, value in self._stages.items()}
@@ -320,14 +294,6 @@ class Progress:
         share = {name: round(value / total, 4) for name, value in seconds.items()} if total > 0 else {}
         useful = round(sum(share.get(name, 0.0) for name in _USEFUL), 4) if share else None
         return {"seconds": seconds, "share": share, "inject_io_share": useful}
-
-    def _history_snapshot(self, at: float) -> form.Growth:
-        points = [*self._history.points(), (at - self._started, (self.n_done, self.n_failed))]
-        return {
-            "seconds": [round(seconds, 1) for seconds, _ in points],
-            "done": [counts[0] for _, counts in points],
-            "failed": [counts[1] for _, counts in points],
-        }
 
 
 def _band_order(band: str) -> tuple[int, str]:

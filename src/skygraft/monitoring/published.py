@@ -10,6 +10,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,34 +53,16 @@ def _unpack(data: bytes) -> Any:
 
 
 class PublishedRun:
-    """One run of a campaign, as its driver described it last.
-
-    Parameters
-    ----------
-    run : str
-        Identifier of the run.
-    driver : str
-        Identifier of the driver's Dask client.
-    patches : bytes
-        What `pack_patches` returned.
-
-    Attributes
-    ----------
-    run, driver : str
-        As given.
-    version : int
-        Number of changes so far.
-    is_lost : bool
-        True if the driver has disconnected without saying how the run ended.
-    """
+    """One run of a campaign, as its driver, known by its Dask client, described it last."""
 
     def __init__(self, run: str, driver: str, patches: bytes) -> None:
         self.run, self.driver = run, driver
-        self.version, self.is_lost = 0, False
-        self._patches = PatchTable.of(**_unpack(patches))
-        self._data = b""
-        self._content: dict[str, Any] = {}
-        self._heard = 0.0
+        self.version = 0
+        """Number of changes so far."""
+        self.is_lost = False
+        """True if the driver has disconnected without saying how the run ended."""
+        self._patches, self._heard = PatchTable.of(**_unpack(patches)), 0.0
+        self._data, self._content = b"", dict[str, Any]()
 
     def publish(self, data: bytes, at: float) -> None:
         """Replace the description of the run by what `pack_progress` returned."""
@@ -96,8 +79,8 @@ class PublishedRun:
     @property
     def patches(self) -> PatchTable:
         """The patches with their present counts."""
-        content = self._unpacked()
-        return PatchTable.of(**{**self._patches.to_dict(), **{name: content[name] for name in _COUNTS}})
+        n_done, n_failed = (np.array(self._unpacked()[name], dtype=np.int32) for name in _COUNTS)
+        return replace(self._patches, n_done=n_done, n_failed=n_failed)
 
     @property
     def state(self) -> str:
@@ -110,33 +93,20 @@ class PublishedRun:
 
     def to_dict(self, at: float, *, patches: bool = True) -> dict[str, Any]:
         """Return the snapshot with ``run``, ``state``, ``seconds_since_heard`` and the columns of ``patches``."""
-        content: dict[str, Any] = {
-            **self.snapshot,
-            "run": self.run,
-            "state": self.state,
-            "seconds_since_heard": round(self.age(at), 2),
-        }
-        if patches:
-            content["patches"] = self.patches.to_dict()
-        return content
+        own = {"run": self.run, "state": self.state, "seconds_since_heard": round(self.age(at), 2)}
+        return {**self.snapshot, **own, **({"patches": self.patches.to_dict()} if patches else {})}
 
     def _unpacked(self) -> dict[str, Any]:
         if not self._content:
             self._content = _unpack(self._data)
-            for name in _COUNTS:
-                self._content[name] = np.array(self._content[name], dtype=np.int32)
         return self._content
 
 
 class PublishedRuns:
     """The last few runs that were published on a scheduler.
 
-    Parameters
-    ----------
-    now : callable
-        Returns the present time, seconds since 1970.
-    workers : callable
-        Returns the number of the scheduler's workers by status: ``running``, ``paused``, ...
+    `now` returns the present time, seconds since 1970, and `workers` the number of the scheduler's workers by status:
+    ``running``, ``paused``, ...
     """
 
     def __init__(
@@ -159,23 +129,10 @@ class PublishedRuns:
         return next(reversed(self._runs.values()), None)
 
     def publish(self, version: int, run: str, driver: str, data: bytes, patches: bytes = b"") -> bool:
-        """Take in a driver's message.
+        """Take in a driver's message; returns False if it was not understood, or lacks the patches.
 
-        Parameters
-        ----------
-        version : int
-            `MESSAGE_VERSION` of the driver.
-        run, driver : str
-            As in `PublishedRun`.
-        data : bytes
-            What `pack_progress` returned.
-        patches : bytes
-            What `pack_patches` returned; only needed if the run is not known yet.
-
-        Returns
-        -------
-        bool
-            False if the message was not understood, or lacks the patches.
+        `data` and `patches` are what `pack_progress` and `pack_patches` returned; patches are only needed if the run is
+        not known yet.
         """
         if version != MESSAGE_VERSION or not (patches or run in self._runs):
             return False

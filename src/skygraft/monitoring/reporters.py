@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,34 +23,8 @@ from skygraft.wording import count, duration, rate, share
 __all__ = ["NoReporter", "Reporter", "RichReporter"]
 
 
-class Reporter(Protocol):
-    """Receives the progress of a run; a context manager around the run."""
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End."""
-        ...
-
-    def start(self, overview: Overview) -> None:
-        """Receive the state that the run begins with."""
-        ...
-
-    def images(self, summaries: Iterable[ImageSummary]) -> None:
-        """Receive what became of some images."""
-        ...
-
-    def say(self, text: str) -> None:
-        """Receive a message for people, such as the address of the dashboard."""
-        ...
-
-
-class NoReporter:
-    """Reports nothing."""
+class Reporter:
+    """Receives the progress of a run; a context manager around the run. Others override what they need."""
 
     def __enter__(self) -> Self:
         return self
@@ -58,19 +32,23 @@ class NoReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Do nothing."""
+        """End."""
 
     def start(self, overview: Overview) -> None:
-        """Do nothing."""
+        """Receive the state that the run begins with."""
 
     def images(self, summaries: Iterable[ImageSummary]) -> None:
-        """Do nothing."""
+        """Receive what became of some images."""
 
     def say(self, text: str) -> None:
-        """Do nothing."""
+        """Receive a message for people, such as the address of the dashboard."""
 
 
-class RichReporter:
+class NoReporter(Reporter):
+    """Reports nothing."""
+
+
+class RichReporter(Reporter):
     """Shows a progress bar on a terminal; elsewhere, such as in a log, writes a line at intervals.
 
     Parameters
@@ -109,9 +87,7 @@ class RichReporter:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with contextlib.suppress(OSError):
             self._bar.stop()
 
@@ -129,10 +105,9 @@ class RichReporter:
     def say(self, text: str) -> None:
         """Write a message above the bar."""
         with contextlib.suppress(OSError):
-            if self._console.is_terminal:
-                self._console.print(printable(text, lines=True), highlight=False, markup=False)
-            else:
-                self._console.print(self._dated(text), highlight=False, markup=False, soft_wrap=True)
+            text, is_log = printable(text, lines=True), not self._console.is_terminal
+            date = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}  " if is_log else ""
+            self._console.print(date + text, highlight=False, markup=False, soft_wrap=is_log)
 
     def _show(self, progress: Progress) -> None:
         if self._console.is_terminal:
@@ -141,21 +116,16 @@ class RichReporter:
                 self._bar.update(self._task, total=progress.n_images, completed=progress.n_done, failed=failed)
         elif self._now() >= self._next:
             self._next = self._now() + self._every
-            self.say(self._line(progress))
+            self.say(_line(progress))
 
-    @staticmethod
-    def _line(progress: Progress) -> str:
-        """Return the line of a log."""
-        shot = progress.snapshot()
-        images, eta, per_second = shot["images"], shot["eta"], shot["rates"]["run"]["images_per_second"]
-        text = f"{count(images['done'])} of {count(images['total'])} images done"
-        text += f" ({share(images['done'], images['total'])})"
-        text += f", {count(images['failed'])} failed" if images["failed"] else ""
-        if eta is not None and eta["seconds"] > 0:
-            text += f", {rate(per_second, 'images')}, about {duration(eta['seconds'])} to go"
-        return text
 
-    @staticmethod
-    def _dated(text: str) -> str:
-        """Return a message with the time at which it is written, for a log."""
-        return f"{datetime.now().astimezone().strftime('%Y-%m-%d %H:%M:%S')}  {printable(text, lines=True)}"
+def _line(progress: Progress) -> str:
+    """Return the line of a log."""
+    shot = progress.snapshot()
+    images, eta, per_second = shot["images"], shot["eta"], shot["rates"]["run"]["images_per_second"]
+    text = f"{count(images['done'])} of {count(images['total'])} images done"
+    text += f" ({share(images['done'], images['total'])})"
+    text += f", {count(images['failed'])} failed" if images["failed"] else ""
+    if eta is not None and eta["seconds"] > 0:
+        text += f", {rate(per_second, 'images')}, about {duration(eta['seconds'])} to go"
+    return text

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-__all__ = ["SNAPSHOT_VERSION", "Eta", "ImageCounts", "LedgerSnapshot", "Rates", "Snapshot", "WatchState"]
+from skygraft.wording import Severity, verdict
+
+__all__ = ["SNAPSHOT_VERSION", "Eta", "LedgerSnapshot", "Rates", "Snapshot", "WatchState", "state_words"]
 
 SNAPSHOT_VERSION = 1
 """Version of `Snapshot`; it changes when a key is removed or changes its meaning."""
@@ -27,13 +29,6 @@ class ImageCounts(TypedDict):
     made: int
     skipped: int  # found done by a worker
     recovered: int  # failed at first, then made
-
-
-class SourceCounts(TypedDict):
-    """Numbers of sources."""
-
-    planned: int  # in the whole plan
-    drawn: int
 
 
 class Rates(TypedDict):
@@ -149,7 +144,7 @@ class Snapshot(TypedDict):
     elapsed_seconds: float
     seconds_since_last_image: float | None  # None before the first
     images: ImageCounts
-    sources: SourceCounts
+    sources: dict[str, int]  # planned (in the whole plan) and drawn
     bytes_written: int
     rates: dict[str, Rates]  # of the last minute (1min), the last ten minutes (10min) and the whole run
     eta: Eta | None  # None while too little is known, and at the end
@@ -170,3 +165,9 @@ class LedgerSnapshot(Snapshot):
     driver: str  # process and machine that runs, or ran, the campaign; empty where unknown
     advice: str  # what to do next; empty for nothing
     silent_seconds: float | None  # since the ledger last grew; None before it began
+
+
+def state_words(shot: Snapshot, state: str = "") -> tuple[str, Severity]:
+    """Return the state of a run, that of its snapshot unless given, in words, and how good it is."""
+    images = shot["images"]
+    return verdict(state or shot["state"], shot["phase"], n_failed=images["failed"], n_unusable=images["unusable"])

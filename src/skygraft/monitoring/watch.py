@@ -7,7 +7,8 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import IO
 
@@ -21,17 +22,15 @@ from rich.text import Text
 from skygraft.config.campaign import CampaignConfig
 from skygraft.monitoring.follower import Follower
 from skygraft.monitoring.overview import PatchTable
-from skygraft.monitoring.snapshot import ImageCounts, LedgerSnapshot, Snapshot
+from skygraft.monitoring.snapshot import ImageCounts, LedgerSnapshot, SlowImage, Snapshot, state_words
 from skygraft.printable import console as printable_console
 from skygraft.printable import printable
 from skygraft.records.interruption import Interruption, Terminated
-from skygraft.wording import Severity, count, data_size, duration, rate, share, verdict
+from skygraft.wording import count, data_size, duration, rate, share
 
 __all__ = ["line", "sky_strip", "view", "watch"]
 
 _FAILURES_SHOWN = 6
-_SLOWEST_SHOWN = 3
-_HOSTS_SHOWN = 3
 _BAR = 72
 _STRIP_ROWS = 12
 _STRIP_COLUMNS = 64
@@ -81,11 +80,8 @@ def watch(
     follower = Follower(config, resume=resume)
     shot = follower.snapshot()
     console = printable_console(file=out, highlight=False)
-    live = (
-        None
-        if as_json or not console.is_terminal
-        else Live(console=console, auto_refresh=False, vertical_overflow="crop")
-    )
+    in_place = console.is_terminal and not as_json
+    live = Live(console=console, auto_refresh=False, vertical_overflow="crop") if in_place else None
     with Interruption() as interruption:
         try:
             with live or contextlib.nullcontext():
@@ -110,53 +106,52 @@ def watch(
 
 def line(shot: LedgerSnapshot) -> str:
     """Return the most important numbers in one line."""
-    images, last = shot["images"], shot["rates"]["1min"]
+    images, eta = shot["images"], shot["eta"]
     clock = datetime.fromisoformat(shot["updated"]).strftime("%H:%M:%S")
-    word, _ = _verdict(shot)
-    parts = [
-        f"{clock} {shot['campaign']} {word}: "
-        f"{images['done']} of {images['total']} images done ({share(images['done'], images['total'])})",
-        f"{images['failed']} failed",
-        f"{images['left']} left",
-    ]
+    done = f"{images['done']} of {images['total']} images done ({share(images['done'], images['total'])})"
+    parts = [f"{clock} {shot['campaign']} {state_words(shot)[0]}: {done}"]
+    parts += [f"{images['failed']} failed", f"{images['left']} left"]
     if shot["state"] == "running":
-        parts.append(rate(last["images_per_second"], "images"))
-        if shot["eta"] is not None:
-            parts.append(f"{duration(shot['eta']['seconds'])} to go")
-    if shot["advice"]:
-        parts.append(shot["advice"])
+        parts.append(rate(shot["rates"]["1min"]["images_per_second"], "images"))
+        parts += [] if eta is None else [f"{duration(eta['seconds'])} to go"]
+    parts += [shot["advice"]] if shot["advice"] else []
     return ", ".join(parts)
 
 
 def view(shot: LedgerSnapshot, patches: PatchTable) -> RenderableType:
-    """Return the view for a terminal.
-
-    Parameters
-    ----------
-    shot : LedgerSnapshot
-        The progress of the run.
-    patches : PatchTable
-        The same by patch.
-    """
-    images = shot["images"]
-    word, severity = _verdict(shot)
+    """Return the view for a terminal, of the progress of the run and the same by patch."""
+    word, severity = state_words(shot)
     title = Text.assemble((shot["campaign"], "bold"), "  ", (word, _STYLES[severity]), f"  {shot['output']}")
-    parts: list[RenderableType] = [title]
+    parts: list[RenderableType | None] = [title]
     if shot["advice"]:
         parts.append(Text(shot["advice"], style="bold red" if shot["state"] == "dead" else "yellow"))
+    bands, shares = shot["closure"]["bands"].items(), shot["stages"]["share"]
+    tries = [(row, row["n_failed_attempts"]) for row in shot["hosts"] if row["n_failed_attempts"]]
     parts += [
-        _bar(images),
+        _bar(shot["images"]),
         _numbers(shot),
         sky_strip(patches),
+        _words(
+            "closure (mmag)",
+            [f"{band} {c['median_mmag']:+.2f} ± {c['sigma_mmag']:.2f} ({count(c['n'])})" for band, c in bands],
+        ),
+        _words("time goes to", [f"{name} {share(part, 1.0)}" for name, part in Counter(shares).most_common()]),
+        _failures(shot),
+        _words("failed tries by machine", [f"{row['host']} {n} of {n + row['n_images']}" for row, n in tries[:3]]),
+        _words("slowest", [_slow(row) for row in shot["slowest"][:3]]),
+        Text("Ctrl-C ends this view, not the campaign.", style="dim"),
     ]
-    parts += [part for part in (_closure(shot), _stages(shot), _failures(shot), _hosts(shot), _slowest(shot)) if part]
-    parts.append(Text("Ctrl-C ends this view, not the campaign.", style="dim"))
-    return Group(*parts)
+    return Group(*(part for part in parts if part is not None))
 
 
-def _verdict(shot: LedgerSnapshot) -> tuple[str, Severity]:
-    images = shot["images"]
-    return verdict(shot["state"], shot["phase"], n_failed=images["failed"], n_unusable=images["unusable"])
+def _words(title: str, words: Sequence[str]) -> Text | None:
+    """Return words in one line under a title; None without any."""
+    return Text.assemble((f"{title}  ", "dim"), ", ".join(words)) if words else None
+
+
+def _slow(row: SlowImage) -> str:
+    stage = max(row["stages"], key=row["stages"].__getitem__, default="")
+    return f"{row['image']} {row['wall_seconds']:.1f} s" + (f" ({stage} {row['stages'][stage]:.1f} s)" if stage else "")
 
 
 def _bar(images: ImageCounts) -> Text:
@@ -165,43 +160,31 @@ def _bar(images: ImageCounts) -> Text:
 
 
 def _numbers(shot: LedgerSnapshot) -> RenderableType:
-    images, rates, eta = shot["images"], shot["rates"], shot["eta"]
-    grid = Table.grid(padding=(0, 2))
-    for _ in range(3):
-        grid.add_column(style="dim")
-        grid.add_column(no_wrap=True)
+    images, last, eta, silent = shot["images"], shot["rates"]["1min"], shot["eta"], shot["silent_seconds"]
     left = "-" if eta is None else duration(eta["seconds"])
     if eta is not None and eta["seconds"] > 0:
         left += f" ({duration(eta['low_seconds'])} to {duration(eta['high_seconds'])})"
     failed = Text(count(images["failed"]), style="bold red" if images["failed"] else "")
-    done = f"{count(images['done'])} of {count(images['total'])} ({share(images['done'], images['total'])})"
-    grid.add_row("done", done, "failed", failed, "left", count(images["left"]))
-    last, overall = rates["1min"], rates["run"]
-    silent = shot["silent_seconds"]
-    grid.add_row(
-        "images, last min",
-        rate(last["images_per_second"]),
-        "whole run",
-        rate(overall["images_per_second"]),
-        "time left",
-        left,
-    )
-    grid.add_row(
-        "sources, last min",
-        rate(last["sources_per_second"]),
-        "drawn",
-        count(shot["sources"]["drawn"]),
-        "running for",
-        duration(shot["elapsed_seconds"]),
-    )
-    grid.add_row(
-        "written",
-        data_size(shot["bytes_written"]),
-        "busy workers",
-        f"{last['busy_workers']:.1f}",
-        "last event",
-        "-" if silent is None else f"{duration(silent)} ago",
-    )
+    numbers: list[tuple[str, str | Text]] = [
+        ("done", f"{count(images['done'])} of {count(images['total'])} ({share(images['done'], images['total'])})"),
+        ("failed", failed),
+        ("left", count(images["left"])),
+        ("images, last min", rate(last["images_per_second"])),
+        ("whole run", rate(shot["rates"]["run"]["images_per_second"])),
+        ("time left", left),
+        ("sources, last min", rate(last["sources_per_second"])),
+        ("drawn", count(shot["sources"]["drawn"])),
+        ("running for", duration(shot["elapsed_seconds"])),
+        ("written", data_size(shot["bytes_written"])),
+        ("busy workers", f"{last['busy_workers']:.1f}"),
+        ("last event", "-" if silent is None else f"{duration(silent)} ago"),
+    ]
+    grid = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        grid.add_column(style="dim")
+        grid.add_column(no_wrap=True)
+    for row in itertools.batched(numbers, 3):
+        grid.add_row(*itertools.chain(*row))
     return grid
 
 
@@ -212,9 +195,7 @@ def sky_strip(patches: PatchTable) -> Text:
     """
     if not len(patches):
         return Text("")
-    ra, dec = np.radians(patches.ra), patches.dec
-    middle = np.arctan2(np.sin(ra).sum(), np.cos(ra).sum())
-    east = (np.degrees(ra - middle) + 180.0) % 360.0 - 180.0
+    (east, middle), dec = patches.east(), patches.dec
     x, y = -east * np.cos(np.radians((dec.min() + dec.max()) / 2)), -dec
     # A character is twice as high as wide. A few patches need only a few.
     side = int(np.ceil(np.sqrt(len(patches))))
@@ -232,63 +213,20 @@ def sky_strip(patches: PatchTable) -> Text:
             shades = [" " if n == 0 else _SHADES[int((len(_SHADES) - 1) * n_done / n)] for n, n_done, _ in some]
             text.append("".join(shades), style="red" if has_failed else "blue")
         text.append("\n")
-    text.append(f"{np.degrees(middle) % 360:.1f} {dec.mean():+.1f} deg in the middle, east to the left", style="dim")
+    text.append(f"{middle:.1f} {dec.mean():+.1f} deg in the middle, east to the left", style="dim")
     return text
-
-
-def _closure(shot: Snapshot) -> Text | None:
-    bands = shot["closure"]["bands"]
-    if not bands:
-        return None
-    words = [f"{band} {c['median_mmag']:+.2f} ± {c['sigma_mmag']:.2f} ({count(c['n'])})" for band, c in bands.items()]
-    return Text.assemble(("closure (mmag)  ", "dim"), "  ".join(words))
-
-
-def _stages(shot: Snapshot) -> Text | None:
-    shares = shot["stages"]["share"]
-    if not shares:
-        return None
-    words = [f"{name} {share(part, 1.0)}" for name, part in sorted(shares.items(), key=lambda item: -item[1])]
-    return Text.assemble(("time goes to  ", "dim"), ", ".join(words))
-
-
-def _table(title: str, *heads: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for head in heads:
-        table.add_column(head, header_style="dim", overflow="fold" if head == "reason" else "ellipsis", no_wrap=False)
-    return table
 
 
 def _failures(shot: Snapshot) -> RenderableType | None:
     last, by_error = shot["failures"]["last"][:_FAILURES_SHOWN], shot["failures"]["by_error"]
     if not last:
         return None
-    table = _table(f"failures: {', '.join(f'{escape(name)} × {n}' for name, n in by_error.items())}", "image", "reason")
+    title = f"failures: {', '.join(f'{escape(name)} × {n}' for name, n in by_error.items())}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("image", header_style="dim", overflow="ellipsis")
+    table.add_column("reason", header_style="dim", overflow="fold")
     for row in last:
         where = f" on {row['host']}" if row["host"] else ""
         reason = printable(f"{row['error']}: {row['message']}"[:200] + where)
         table.add_row(escape(printable(row["image"])), escape(reason))
     return table
-
-
-def _hosts(shot: Snapshot) -> RenderableType | None:
-    bad = [row for row in shot["hosts"] if row["n_failed_attempts"]][:_HOSTS_SHOWN]
-    if not bad:
-        return None
-    words = [f"{row['host']} {row['n_failed_attempts']} of {row['n_failed_attempts'] + row['n_images']}" for row in bad]
-    return Text.assemble(("failed tries by machine  ", "dim"), ", ".join(words))
-
-
-def _slowest(shot: Snapshot) -> RenderableType | None:
-    rows = shot["slowest"][:_SLOWEST_SHOWN]
-    if not rows:
-        return None
-    words = [f"{row['image']} {row['wall_seconds']:.1f} s{_longest_stage(row['stages'])}" for row in rows]
-    return Text.assemble(("slowest  ", "dim"), ", ".join(words))
-
-
-def _longest_stage(stages: Mapping[str, float]) -> str:
-    if not stages:
-        return ""
-    name = max(stages, key=lambda stage: stages[stage])
-    return f" ({name} {stages[name]:.1f} s)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from markupsafe import Markup
 
@@ -45,20 +45,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence that stands out: something is missing, wrong, or worth a look.
-
-    Parameters
-    ----------
-    level : {"missing", "warning", "bad", "good"}
-    text : str
-    command : str
-        The command to type next; empty for none.
-    """
+    """A sentence that stands out: something is missing, wrong, or worth a look."""
 
     kind: ClassVar[str] = "note"
     level: Level
     text: str
-    command: str = ""
+    command: str = ""  # to type next
 
 
 @dataclass(frozen=True)
@@ -81,29 +73,15 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that was drawn.
-
-    Parameters
-    ----------
-    name : str
-        Of its files, without suffix.
-    svg : Markup
-        The drawing, to stand in the page.
-    title, caption : str
-        Above and below it.
-    alt : str
-        What it shows, in words with numbers, for whoever cannot see it.
-    wide : bool
-        Whether it takes the width of two figures.
-    """
+    """A figure that was drawn."""
 
     kind: ClassVar[str] = "figure"
-    name: str
-    svg: Markup
+    name: str  # of its files, without suffix
+    svg: Markup  # to stand in the page
     title: str
     caption: str
-    alt: str
-    wide: bool = False
+    alt: str  # what it shows, in words with numbers, for whoever cannot see it
+    wide: bool = False  # takes the width of two figures
 
 
 @dataclass(frozen=True)
@@ -145,6 +123,12 @@ class Column:
     code: bool = False
     long: bool = False
 
+    @classmethod
+    def numbers(cls, *names: str) -> list[Self]:
+        """Return columns of numbers, from their headings with units in brackets: ``median (mmag)``."""
+        parts = (name.rstrip(")").partition(" (") for name in names)
+        return [cls(name, unit, numeric=True) for name, _, unit in parts]
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -157,25 +141,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose rows can be sorted.
-
-    Parameters
-    ----------
-    caption : str
-    columns : tuple of Column
-    rows : sequence of rows of Cell
-    total : int
-        Number of rows that there are; more than are shown where it is long.
-    folded : bool
-        Whether it is opened by a click.
-    """
+    """A table whose rows can be sorted."""
 
     kind: ClassVar[str] = "table"
     caption: str
     columns: tuple[Column, ...]
     rows: Sequence[Sequence[Cell]]
-    total: int | None = None
-    folded: bool = False
+    total: int | None = None  # number of rows that there are, where they are more than are shown
+    folded: bool = False  # opened by a click
 
 
 @dataclass(frozen=True)
@@ -225,13 +198,7 @@ class Section:
 def cell(value: Any, form: str = "", level: Level | Literal[""] = "") -> Cell:
     """Return a cell: a number formatted and sorted as such, NaN and None as a dash, and text as it is.
 
-    Parameters
-    ----------
-    value : object
-    form : str
-        Format of numbers, such as ``".3f"``; by default, thousands are separated.
-    level : str
-        How it stands out.
+    By default, thousands of numbers are separated. The level says how it stands out.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return Cell("–", None, level)

@@ -66,26 +66,14 @@ def scattered(ids: NDArray[Any]) -> NDArray[np.uint64]:
 
 @dataclass
 class TruthCounts:
-    """What the tables of truth hold.
-
-    Parameters
-    ----------
-    rows, drawn : Counter
-        Rows, and those that were drawn, by (band, type).
-    n_primary : int
-        Primary rows.
-    low, high : dict
-        Brightest and faintest magnitude drawn, by (band, type).
-    places : Sample
-        Where drawn ones are; the kind is 0.
-    """
+    """What the tables of truth hold, by (band, type)."""
 
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
     drawn: Counter[tuple[str, str]] = field(default_factory=Counter)
     n_primary: int = 0
-    low: dict[tuple[str, str], float] = field(default_factory=dict)
+    low: dict[tuple[str, str], float] = field(default_factory=dict)  # brightest magnitude drawn
     high: dict[tuple[str, str], float] = field(default_factory=dict)
-    places: Sample = field(default_factory=Sample)
+    places: Sample = field(default_factory=Sample)  # of drawn ones; the kind is 0
 
 
 def count_truth(batches: Iterable[Any]) -> TruthCounts:
@@ -149,14 +137,7 @@ def grouped(batch: Any, columns: Sequence[str]) -> list[tuple[tuple[str, str], N
 def magnitude_edges(low: float, high: float, n: int, *, per_bin: int = 40, most: int = 40) -> Edges:
     """Return edges of bins, mag, that are multiples of their width and hold some `per_bin` of `n` values on average.
 
-    Parameters
-    ----------
-    low, high : float
-        Brightest and faintest value.
-    n : int
-        Number of values.
-    per_bin, most : int
-        How many a bin should hold, and largest number of bins.
+    There are no more than `most` bins.
     """
     span = max(high - low, 1e-6)
     width = next((w for w in _WIDTHS if span / w <= min(most, max(4.0, n / per_bin))), _WIDTHS[-1])

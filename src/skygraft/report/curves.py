@@ -25,29 +25,21 @@ _LONGEST = 28
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one series, with the ends of their error bars, and a curve.
-
-    Parameters
-    ----------
-    label : str
-    x, y, lower, upper : ndarray, shape (N,)
-        NaN where there is no point.
-    curve : callable, optional
-        Values at any x.
-    mark : float
-        An x that is marked on the axis; NaN for none.
-    spread : ndarray, shape (N,), optional
-        Half width of a shade about the points.
-    """
+    """Points of one series, with the ends of their error bars, and a curve."""
 
     label: str
     x: Array
-    y: Array
+    y: Array  # NaN where there is no point
     lower: Array
     upper: Array
-    curve: Callable[[Array], Array] | None = None
-    mark: float = float("nan")
-    spread: Array | None = None
+    curve: Callable[[Array], Array] | None = None  # values at any x
+    mark: float = float("nan")  # an x that is marked on the axis
+    spread: Array | None = None  # half width of a shade about the points
+
+    def ends(self, form: str = ".3g") -> str:
+        """Return its first and last point in words, with x in a format: ``0.98 at 20, 0.02 at 25``; empty for none."""
+        good = np.flatnonzero(np.isfinite(self.y))
+        return ", ".join(f"{self.y[i]:.2f} at {self.x[i]:{form}}" for i in good[[0, -1]]) if good.size else ""
 
 
 def short(text: str) -> str:
@@ -63,19 +55,13 @@ def colour_of(i: int) -> str:
 def _points(axes: Axes, i: int, one: Series) -> None:
     good = np.isfinite(one.y)
     bars = np.stack([one.y - one.lower, one.upper - one.y])[:, good]
-    axes.errorbar(
-        one.x[good],
-        one.y[good],
-        np.nan_to_num(np.clip(bars, 0, None)),
-        fmt=_MARKERS[i % len(_MARKERS)],
-        ms=4,
-        mew=0,
-        color=colour_of(i),
-        elinewidth=1.0,
-        capsize=0,
-        label=short(one.label),
-        zorder=3,
-    )
+    errors = np.nan_to_num(np.clip(bars, 0, None))
+    axes.errorbar(one.x[good], one.y[good], errors, ms=4, elinewidth=1.0, capsize=0, **_markers(i, one.label))
+
+
+def _markers(i: int, label: str) -> dict[str, Any]:
+    fmt = _MARKERS[i % len(_MARKERS)]
+    return {"fmt": fmt, "mew": 0, "color": colour_of(i), "label": short(label), "zorder": 3}
 
 
 def completeness_curves(
@@ -118,10 +104,7 @@ def completeness_curves(
             axes.plot(at, one.curve(at), color=colour_of(i), lw=1.4, zorder=2)
         if np.isfinite(one.mark):
             axes.plot([one.mark, one.mark], [0, 0.5], color=colour_of(i), lw=0.9, ls=(0, (3, 2)), zorder=1)
-    axes.set_ylim(0, 1.03)
-    axes.set_yticks(np.linspace(0, 1, 6))
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set(ylim=(0, 1.03), yticks=np.linspace(0, 1, 6), xlabel=x_label, ylabel=y_label)
     if snr_axis:
         top = axes.secondary_xaxis("top")
         low, high = axes.get_xlim()
@@ -138,20 +121,11 @@ def completeness_curves(
 
 
 def steps(x: Array, y: Array, lower: Array, upper: Array, x_label: str, y_label: str) -> Drawing:
-    """Draw a fraction that grows in steps, with its interval as a shade; to be called within `style`.
-
-    Parameters
-    ----------
-    x, y, lower, upper : ndarray, shape (N,)
-    x_label, y_label : str
-    """
+    """Draw a fraction that grows in steps, with its interval as a shade; to be called within `style`."""
     figure, axes = new_figure()
     axes.fill_between(x, lower, upper, step="post", color=colour_of(0), alpha=0.16, lw=0, zorder=1)
     axes.step(x, y, where="post", color=colour_of(0), zorder=2)
-    axes.set_ylim(0, 1.03)
-    axes.set_yticks(np.linspace(0, 1, 6))
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set(ylim=(0, 1.03), yticks=np.linspace(0, 1, 6), xlabel=x_label, ylabel=y_label)
     return figure
 
 
@@ -196,9 +170,7 @@ def value_curves(
     if np.isfinite(vertical):
         axes.axvline(vertical, color=MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
     bottom, top = _limits(series, zero)
-    axes.set_ylim(top if faint_first else bottom, bottom if faint_first else top)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set(ylim=(top, bottom) if faint_first else (bottom, top), xlabel=x_label, ylabel=y_label)
     if len(series) > 1:
         axes.legend(loc="best", handletextpad=0.3)
     return figure
@@ -236,42 +208,21 @@ def stacked(edges: Array, parts: Mapping[str, Array], x_label: str, colours: Map
         height = np.nan_to_num(values)
         axes.bar(edges[:-1], height, np.diff(edges), base, align="edge", color=colours[name], lw=0, label=short(name))
         base = base + height
-    axes.set_ylim(0, 1)
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_xlabel(x_label)
-    axes.set_ylabel("share of usable fakes")
+    axes.set(ylim=(0, 1), xlim=(edges[0], edges[-1]), xlabel=x_label, ylabel="share of usable fakes")
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handlelength=0.9, columnspacing=1.0)
     return figure
 
 
 def bars(labels: Sequence[str], groups: Mapping[str, tuple[Array, Array]], x_label: str) -> Drawing:
-    """Draw a value with its error for each label, as points on lines: one series a group.
-
-    Parameters
-    ----------
-    labels : sequence of str
-    groups : mapping of str to (ndarray, ndarray)
-        Values and errors by series.
-    x_label : str
-    """
+    """Draw values with their errors for each label, as points on lines: one series a group."""
     figure, axes = new_figure(height=max(0.8, 0.34 + 0.09 * len(labels) * max(1, len(groups))))
     y = np.arange(len(labels))[::-1].astype(float)
     axes.axvline(0, color=INK, lw=0.8, zorder=1)
     for i, (name, (values, errors)) in enumerate(groups.items()):
         at = y + 0.22 * ((len(groups) - 1) / 2 - i)
         good = np.isfinite(values)
-        axes.errorbar(
-            values[good],
-            at[good],
-            xerr=np.nan_to_num(errors[good]),
-            fmt=_MARKERS[i % len(_MARKERS)],
-            ms=4.5,
-            mew=0,
-            elinewidth=1.2,
-            color=colour_of(i),
-            label=short(name),
-            zorder=3,
-        )
+        bars = np.nan_to_num(errors[good])
+        axes.errorbar(values[good], at[good], xerr=bars, ms=4.5, elinewidth=1.2, **_markers(i, name))
     axes.set_yticks(y, [short(label) for label in labels])
     axes.set_ylim(-0.6, len(labels) - 0.4)
     axes.tick_params(axis="y", length=0)
@@ -306,7 +257,6 @@ def heat_map(
     bar: Any = figure.colorbar(drawn, ax=axes, pad=0.02, aspect=28)
     bar.set_label(label)
     bar.outline.set_visible(False)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set(xlabel=x_label, ylabel=y_label)
     axes.tick_params(color=GRID)
     return figure

@@ -36,15 +36,7 @@ _ONE_KIND = {"Star": "star", "Sersic": "Sérsic galaxy", "BulgeDisk": "bulge + d
 def cutout_blocks(campaign: Campaign, found: Recovered) -> list[Block]:
     """Cut-outs of the faintest fakes that were found and of the brightest that were missed, on a few images.
 
-    Parameters
-    ----------
-    campaign : Campaign
-    found : Recovered
-
-    Returns
-    -------
-    list of Block
-        Notes where images cannot be read.
+    Images that cannot be read have notes.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -56,48 +56,22 @@ class Provenance:
 
 @dataclass
 class CampaignFacts:
-    """What is known of a campaign before anything is measured on its images.
-
-    Parameters
-    ----------
-    campaign : Campaign
-    status : Status
-        How far it is, and what failed.
-    plan : Plan
-    provenance : Provenance or None
-        None where it is missing or damaged.
-    closures : list of ImageClosure
-        Of the records that were read, and had any.
-    calibrations : tuple of CalibrationUse
-        Calibration references of the records that were read.
-    n_records : int
-        How many records were read.
-    bands, instruments : dict of str to int
-        Images of the plan by band and by instrument; an unknown one is empty.
-    n_drawn, n_sources : int
-        Rows of truth of the records that were read, and those that were drawn.
-    flags : Counter
-        Number of rows of these with each flag.
-    made : list of (int or None)
-        Images that each run made; None for a run that was killed.
-    noise : set of str
-        Which photon noise they have: ``white``, ``correlated`` or ``none``.
-    """
+    """What is known of a campaign before anything is measured on its images."""
 
     campaign: Campaign
     status: Status
     plan: Plan
-    provenance: Provenance | None
-    closures: list[ImageClosure] = field(default_factory=list)
-    calibrations: tuple[CalibrationUse, ...] = ()
-    n_records: int = 0
-    bands: dict[str, int] = field(default_factory=dict)
+    provenance: Provenance | None  # None where it is missing or damaged
+    closures: list[ImageClosure] = field(default_factory=list)  # of the records that were read, and had any
+    calibrations: tuple[CalibrationUse, ...] = ()  # of the records that were read
+    n_records: int = 0  # that were read
+    bands: dict[str, int] = field(default_factory=dict)  # images of the plan; an unknown band is empty
     instruments: dict[str, int] = field(default_factory=dict)
-    n_sources: int = 0
-    n_drawn: int = 0
-    flags: Counter[str] = field(default_factory=Counter)
-    made: list[int | None] = field(default_factory=list)
-    noise: set[str] = field(default_factory=set)
+    n_sources: int = 0  # rows of truth of the records that were read
+    n_drawn: int = 0  # of these, drawn
+    flags: Counter[str] = field(default_factory=Counter)  # rows of these with each flag
+    made: list[int | None] = field(default_factory=list)  # images that each run made; None for one that was killed
+    noise: set[str] = field(default_factory=set)  # photon noise: white, correlated or none
 
     @property
     def command(self) -> str:

@@ -19,7 +19,7 @@ from skygraft.report.numbers import write_numbers
 from skygraft.report.page import render_page
 from skygraft.report.products import product_notes, product_rows, product_settings, product_tables
 from skygraft.report.recovered import Recovered, measure_recovered
-from skygraft.report.sections_campaign import apertures, failures, missing, provenance, record_closure
+from skygraft.report.sections_campaign import apertures, failures, provenance, record_closure
 from skygraft.report.sections_checks import count_verification, verification_blocks
 from skygraft.report.sections_classes import classes_section
 from skygraft.report.sections_completeness import completeness_section, completeness_tiles
@@ -92,7 +92,9 @@ def _sections(facts: CampaignFacts, folder: Path) -> tuple[str, list[Section]]:
     places = truth.places if truth is not None else None
     found: list[Section] = []
     if recovered is None:
-        note = missing("What was found of the fakes has not been measured.", f"skygraft recover {facts.command}")
+        note = Note(
+            "missing", "What was found of the fakes has not been measured.", f"skygraft recover {facts.command}"
+        )
         found.append(Section("completeness", "Completeness", [problems.get("recovery tables", note)]))
     else:
         places = recovered.counts.places

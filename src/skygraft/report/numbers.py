@@ -20,33 +20,13 @@ from skygraft.statistics import save_dataset
 
 __all__ = ["write_numbers"]
 
+_OF_IMAGES = ("images", "done", "failed", "remaining", "unusable", "damaged")
+
 
 def write_numbers(
     folder: Path, facts: CampaignFacts, found: Recovered | None, tiles: Sequence[Tile], methods: str
 ) -> list[tuple[str, str]]:
-    """Write the numbers of a report.
-
-    Parameters
-    ----------
-    folder : Path
-        Where to.
-    facts : CampaignFacts
-    found : Recovered or None
-    tiles : sequence of Tile
-        The headline numbers.
-    methods : str
-        The paragraph of methods.
-
-    Returns
-    -------
-    list of (str, str)
-        Names of the files, and what they are.
-
-    Raises
-    ------
-    OutputError
-        If they cannot be written.
-    """
+    """Write the numbers of a report; returns the names of the files, and what they are."""
     files: list[tuple[str, str]] = []
     write_json(folder / "report.json", _headlines(facts, found, tiles, methods))
     files.append(("report.json", "headline numbers, fits, closure, calibrations, methods"))
@@ -76,13 +56,8 @@ def _over(dataset: Any) -> str:
 def _fits(found: Recovered) -> list[dict[str, Any]]:
     rows = []
     for (band, kind), fit in found.fits.items():
-        row: dict[str, Any] = {
-            "band": band,
-            "source_type": kind,
-            "model": fit.model,
-            "n": fit.n,
-            "n_found": fit.n_found,
-        }
+        row: dict[str, Any] = {"band": band, "source_type": kind}
+        row |= {"model": fit.model, "n": fit.n, "n_found": fit.n_found}
         for name, value in fit.parameters.items():
             row |= {name: float(value), f"{name}_error": float(fit.errors[name])}
         for level, one in sorted(fit.levels.items()):
@@ -100,10 +75,7 @@ def _headlines(facts: CampaignFacts, found: Recovered | None, tiles: Sequence[Ti
     status = facts.status
     content: dict[str, Any] = {
         "campaign": status.name,
-        "images": {
-            name: getattr(status, f"n_{name}")
-            for name in ("images", "done", "failed", "remaining", "unusable", "damaged")
-        },
+        "images": {name: getattr(status, f"n_{name}") for name in _OF_IMAGES},
         "headlines": [{"name": tile.label, "value": tile.value, "detail": tile.detail} for tile in tiles],
         "closure_mmag": closure_by_band(facts.closures),
         "calibrations": [use.to_dict() for use in facts.calibrations],

@@ -19,18 +19,7 @@ _FOLDED = 10
 
 
 def product_tables(campaign: Campaign, name: str) -> Any:
-    """The tables of a product.
-
-    Parameters
-    ----------
-    campaign : Campaign
-    name : {"recovery", "verification", "apertures"}
-
-    Returns
-    -------
-    pyarrow.dataset.Dataset or None
-        None where there are no tables.
-    """
+    """The tables of a product, as an Arrow dataset; None where there are none."""
     import pyarrow.dataset as ds
 
     layout = ProductLayout(campaign.layout.root, name)

@@ -69,33 +69,19 @@ def kind_name(kind: str) -> str:
 
 @dataclass
 class RecoveryCounts:
-    """Counts of a recovery table.
+    """Counts of a recovery table."""
 
-    Parameters
-    ----------
-    rows, usable, found : Counter
-        Rows, usable ones, and those found, by (band, type).
-    reasons : Counter
-        Rows that were not found, by (reason, type).
-    by_mag : dict of str to Counter
-        Rows by the reason why they were not found (empty for found), and within by tenth of a magnitude.
-    blends : Counter
-        Usable rows by whose light is in their aperture: ``real``, ``fake`` or empty.
-    low, high : dict of str to float
-        Range of some columns, of usable rows.
-    places : Sample
-        Where usable ones are; the kind is 1 for found.
-    """
-
-    rows: Counter[tuple[str, str]] = field(default_factory=Counter)
+    rows: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (band, type), as the next two
     usable: Counter[tuple[str, str]] = field(default_factory=Counter)
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
-    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)  # rows that were not found, by (reason, type)
     by_mag: dict[str, Counter[int]] = field(default_factory=dict)
+    """Rows by the reason why they were not found (empty for found), and within by tenth of a magnitude."""
     blends: Counter[str] = field(default_factory=Counter)
-    low: dict[str, float] = field(default_factory=dict)
+    """Usable rows by whose light is in their aperture: ``real``, ``fake`` or empty."""
+    low: dict[str, float] = field(default_factory=dict)  # range of some columns, of usable rows
     high: dict[str, float] = field(default_factory=dict)
-    places: Sample = field(default_factory=Sample)
+    places: Sample = field(default_factory=Sample)  # of usable rows; the kind is 1 for found
 
     @property
     def bands(self) -> list[str]:
@@ -117,12 +103,7 @@ def _largest(counts: Counter[tuple[str, str]], part: int) -> list[str]:
 
 
 def count_recovery(dataset: Any) -> RecoveryCounts:
-    """Count the rows of a recovery table, in batches.
-
-    Parameters
-    ----------
-    dataset : pyarrow.dataset.Dataset
-    """
+    """Count the rows of a recovery table, an Arrow dataset, in batches."""
     counts = RecoveryCounts()
     names = ["injection_id", "ra", "dec", "band", "source_type", "usable", "found", "reason", "blend", *_RANGES]
     names = [name for name in names if name in dataset.schema.names]
@@ -162,39 +143,20 @@ def count_recovery(dataset: Any) -> RecoveryCounts:
 
 @dataclass
 class Recovered:
-    """What a recovery found, as datasets.
+    """What a recovery found, as datasets."""
 
-    Parameters
-    ----------
-    dataset : pyarrow.dataset.Dataset
-        The recovery table.
-    settings : dict
-        What it was made with.
-    counts : RecoveryCounts
-    bands, kinds : list of str
-        Those that have figures of their own.
-    tables : dict of str to xarray.Dataset
-        Statistics by name; each goes into a file of its own.
-    fits : dict of (str, str) to CompletenessFit
-        Of completeness against magnitude, by (band, type).
-    depth_fits : dict of str to CompletenessFit
-        Of completeness against magnitude minus depth, by type.
-    selection : SelectionFunction or None
-        None where there are too few fakes for one; `problems` says why.
-    problems : dict of str to str
-        Statistics that could not be made, and why.
-    """
-
-    dataset: Any
-    settings: dict[str, Any]
+    dataset: Any  # the recovery table, of Arrow
+    settings: dict[str, Any]  # what it was made with
     counts: RecoveryCounts
-    bands: list[str]
-    kinds: list[str]
-    tables: dict[str, xr.Dataset] = field(default_factory=dict)
+    bands: list[str]  # that have figures of their own
+    kinds: list[str]  # that have figures of their own
+    tables: dict[str, xr.Dataset] = field(default_factory=dict)  # statistics; each goes into a file of its own
     fits: dict[tuple[str, str], CompletenessFit] = field(default_factory=dict)
+    """Of completeness against magnitude, by (band, type)."""
     depth_fits: dict[str, CompletenessFit] = field(default_factory=dict)
-    selection: SelectionFunction | None = None
-    problems: dict[str, str] = field(default_factory=dict)
+    """Of completeness against magnitude minus depth, by type."""
+    selection: SelectionFunction | None = None  # None where there are too few fakes for one
+    problems: dict[str, str] = field(default_factory=dict)  # statistics that could not be made, and why
 
     @property
     def columns(self) -> frozenset[str]:
@@ -340,17 +302,7 @@ def _more(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:
 
 
 def map_nside(area: float, n: int, *, per_pixel: int = 25, most: int = 600) -> int:
-    """Resolution of a HEALPix map whose pixels hold some `per_pixel` of `n` values.
-
-    Parameters
-    ----------
-    area : float
-        Of the footprint, square degrees.
-    n : int
-        Values on it.
-    per_pixel, most : int
-        How many a pixel should hold, and largest number of pixels.
-    """
+    """Resolution of a HEALPix map of an area, square degrees, whose pixels hold some `per_pixel` of `n` values."""
     pixels = min(max(n / per_pixel, 1.0), most)
     sky = 4 * np.pi * np.degrees(1.0) ** 2
     nside = np.sqrt(pixels * sky / (12 * max(min(area, sky), 1e-9)))

@@ -121,20 +121,9 @@ PAPERS: dict[str, tuple[str, str, dict[str, str]]] = {
 
 
 def bibtex(keys: Iterable[str], version: str, year: str) -> str:
-    """Return the entries of skygraft and of some papers.
+    """Return the entries of skygraft and of some of `PAPERS`, in order.
 
-    Parameters
-    ----------
-    keys : iterable of str
-        Of `PAPERS`, in the order in which they are to stand.
-    version : str
-        Of skygraft.
-    year : str
-        When the campaign was run; empty leaves it out.
-
-    Returns
-    -------
-    str
+    `year` is that in which the campaign was run; empty leaves it out.
     """
     own = {"author": f"{{{AUTHORS}}}", "title": f"{{{TITLE}}}", "version": version} | ({"year": year} if year else {})
     entries = [_entry("software", "skygraft", own)]

@@ -12,7 +12,7 @@ from skygraft.report.facts import CampaignFacts, ImageClosure
 from skygraft.tables.calibrations import describe, mixed_calibrations
 from skygraft.wording import data_size, number
 
-__all__ = ["apertures", "closure_by_band", "failures", "missing", "provenance", "record_closure"]
+__all__ = ["apertures", "closure_by_band", "failures", "provenance", "record_closure"]
 
 _MOST_ROWS = 200
 _WORST = 20
@@ -20,20 +20,8 @@ TOLERANCE_MMAG = 25.0
 """As `skygraft.qa.closure.RESOLUTION`: a wrong or ignored aperture radius causes offsets of 10 to 80 mmag."""
 
 
-def missing(what: str, command: str) -> Note:
-    """The note for a part of the report that needs a command to be run first."""
-    return Note("missing", what, command)
-
-
 def apertures(facts: CampaignFacts, checked: Sequence[Block]) -> Section:
-    """What the images' calibrated fluxes are the flux of, and who says so.
-
-    Parameters
-    ----------
-    facts : CampaignFacts
-    checked : sequence of Block
-        What the measurement of curves of growth found; empty where there was none.
-    """
+    """What the images' calibrated fluxes are the flux of, who says so, and what curves of growth say of it."""
     section = Section("apertures", "Calibration apertures")
     found = facts.provenance
     if found is not None and found.calibrations:
@@ -44,7 +32,7 @@ def apertures(facts: CampaignFacts, checked: Sequence[Block]) -> Section:
         rows = [_reference(_as_attributes(use)) for use in facts.calibrations]
         mixed, text = mixed_calibrations(facts.calibrations), describe(facts.calibrations)
     else:
-        section.add(missing("No image is done, so no calibration was used.", f"skygraft run {facts.command}"))
+        section.add(Note("missing", "No image is done, so no calibration was used.", f"skygraft run {facts.command}"))
         return section
     section.add(
         Text(
@@ -56,8 +44,7 @@ def apertures(facts: CampaignFacts, checked: Sequence[Block]) -> Section:
             "Calibration references, with the radius and where it was found. The radius is not the diameter.",
             (
                 Column("calibrated to"),
-                Column("radius", "pix", numeric=True),
-                Column("radius", "arcsec", numeric=True),
+                *Column.numbers("radius (pix)", "radius (arcsec)"),
                 Column("found in", long=True),
                 Column("images", numeric=True),
                 Column("bands"),
@@ -70,7 +57,8 @@ def apertures(facts: CampaignFacts, checked: Sequence[Block]) -> Section:
         section.add(*checked)
     else:
         section.add(
-            missing(
+            Note(
+                "missing",
                 "Whether the zeropoints belong to these radii was not measured on the images' own stars.",
                 f"skygraft aperture {facts.command}",
             )
@@ -131,7 +119,7 @@ def record_closure(facts: CampaignFacts) -> list[Block]:
     """Closure as each task measured it on its own image, from the records."""
     bands = closure_by_band(facts.closures)
     if not facts.n_records:
-        return [missing("No image is done, so nothing was measured.", f"skygraft run {facts.command}")]
+        return [Note("missing", "No image is done, so nothing was measured.", f"skygraft run {facts.command}")]
     sample = f" A sample of {number(facts.n_records, 'record')} was read." if facts.is_sample else ""
     if not bands or not any(one["measured"] for one in bands.values()):
         return [
@@ -165,15 +153,11 @@ def record_closure(facts: CampaignFacts) -> list[Block]:
             "Closure by band, from the records: recovered minus injected magnitude",
             (
                 Column("band"),
-                Column("images", numeric=True),
-                Column("with lone stars", numeric=True),
-                Column("stars", numeric=True),
-                Column("median", "mmag", numeric=True),
-                Column("worst image", "mmag", numeric=True),
+                *Column.numbers("images", "with lone stars", "stars", "median (mmag)", "worst image (mmag)"),
             ),
             rows,
         ),
-        missing("The outputs were not verified independently.", f"skygraft verify {facts.command}"),
+        Note("missing", "The outputs were not verified independently.", f"skygraft verify {facts.command}"),
     ]
 
 
@@ -220,7 +204,8 @@ def provenance(facts: CampaignFacts, version: str) -> Section:
     injection = config.injection
     if found is None:
         section.add(
-            missing(
+            Note(
+                "missing",
                 "provenance.json is not there: a run writes it at its end.",
                 f"skygraft run {facts.command}",
             )

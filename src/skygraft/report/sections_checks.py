@@ -23,27 +23,14 @@ _FOLDED = 12
 
 @dataclass
 class Verified:
-    """Counts of a verification.
+    """Counts of a verification."""
 
-    Parameters
-    ----------
-    verdicts : Counter
-        Rows by (check, verdict).
-    order : list of str
-        Checks in the order of the table.
-    failed : list of dict
-        The first that failed: image, check, value, limit and note.
-    closure : dict of str to list of float
-        Closure of each image, mag, by band.
-    campaign : dict of str to dict
-        Verdict, value, error and note of each check on the campaign as a whole.
-    """
-
-    verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    order: list[str] = field(default_factory=list)
-    failed: list[dict[str, Any]] = field(default_factory=list)
-    closure: dict[str, list[float]] = field(default_factory=dict)
+    verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)  # rows by (check, verdict)
+    order: list[str] = field(default_factory=list)  # checks in the order of the table
+    failed: list[dict[str, Any]] = field(default_factory=list)  # the first: image, check, value, limit and note
+    closure: dict[str, list[float]] = field(default_factory=dict)  # of each image, mag, by band
     campaign: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Verdict, value, error and note of each check on the campaign as a whole."""
 
     @property
     def n_failed(self) -> int:
@@ -90,14 +77,7 @@ def count_verification(dataset: Any, campaign: Sequence[dict[str, Any]] = ()) ->
 
 
 def verification_blocks(found: Verified, meanings: dict[str, str]) -> list[Block]:
-    """The verdict of every check, and what failed.
-
-    Parameters
-    ----------
-    found : Verified
-    meanings : dict of str to str
-        What each check says if it passes.
-    """
+    """The verdict of every check, with what each says if it passes, and what failed."""
     n = found.n_failed
     note = (
         Note("bad", f"{number(n, 'check')} of the outputs failed; {found.n_passed:,} passed.")
@@ -123,10 +103,7 @@ def verification_blocks(found: Verified, meanings: dict[str, str]) -> list[Block
                 Column("check"),
                 Column("what it says", long=True),
                 Column("of the campaign"),
-                Column("passes", numeric=True),
-                Column("fails", numeric=True),
-                Column("too few stars", numeric=True),
-                Column("not applicable", numeric=True),
+                *Column.numbers("passes", "fails", "too few stars", "not applicable"),
             ),
             rows,
         ),
@@ -138,8 +115,7 @@ def verification_blocks(found: Verified, meanings: dict[str, str]) -> list[Block
         columns = (
             Column("image", long=True),
             Column("check"),
-            Column("value", numeric=True),
-            Column("limit", numeric=True),
+            *Column.numbers("value", "limit"),
             Column("note", long=True),
         )
         listed = [[cell(row[key]) for key in keys] for row in found.failed]
@@ -166,11 +142,6 @@ def _closure_table(found: Verified) -> Table | None:
             rows.append(
                 [cell(band or "unknown"), cell(len(values)), cell(float(np.median(mmag)), "+.2f"), cell(worst, "+.2f")]
             )
-    columns = (
-        Column("band"),
-        Column("images", numeric=True),
-        Column("median", "mmag", numeric=True),
-        Column("worst image", "mmag", numeric=True),
-    )
+    columns = (Column("band"), *Column.numbers("images", "median (mmag)", "worst image (mmag)"))
     caption = "Closure by band: recovered minus injected magnitude of lone stars in the calibration aperture"
     return Table(caption, columns, rows) if rows else None

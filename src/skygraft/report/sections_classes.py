@@ -56,8 +56,7 @@ def classes_section(found: Recovered, studio: Studio) -> Section:
             (
                 Column("injected"),
                 *(Column(f"taken for {_PLURALS.get(name, name)}", numeric=True) for name in names),
-                Column("of them, right", "%", numeric=True),
-                Column("purity of the class", "%", numeric=True),
+                *Column.numbers("of them, right (%)", "purity of the class (%)"),
             ),
             rows,
         ),
@@ -74,11 +73,10 @@ def _against_mag(found: Recovered, names: list[str], studio: Studio) -> list[Fig
     for name in names:
         one = table.sel(true_class=name, assigned_class=name)
         x, y, low, high = (np.asarray(one[key].values, float) for key in ("mag", "fraction", "lower", "upper"))
-        good = np.flatnonzero(np.isfinite(y))
-        if good.size:
-            series.append(Series(_PLURALS.get(name, name), x, y, low, high))
-            a, b = good[0], good[-1]
-            said.append(f"{_PLURALS.get(name, name)} {y[a]:.2f} at {x[a]:.1f}, {y[b]:.2f} at {x[b]:.1f}")
+        found_of = Series(_PLURALS.get(name, name), x, y, low, high)
+        if ends := found_of.ends(".1f"):
+            series.append(found_of)
+            said.append(f"{found_of.label} {ends}")
     if not series:
         return []
     return [

@@ -263,13 +263,7 @@ def _hull(seen: NDArray[np.bool_], more: int = 0) -> NDArray[np.intp]:
 
 
 def _ends(series: Sequence[Series]) -> str:
-    said = []
-    for one in series:
-        good = np.flatnonzero(np.isfinite(one.y))
-        if good.size:
-            a, b = good[0], good[-1]
-            said.append(f"{one.label} {one.y[a]:.2f} at {one.x[a]:.3g}, {one.y[b]:.2f} at {one.x[b]:.3g}")
-    return "; ".join(said) or "no values"
+    return "; ".join(f"{one.label} {said}" for one in series if (said := one.ends())) or "no values"
 
 
 def _fits(found: Recovered) -> Table:
@@ -295,8 +289,7 @@ def _fits(found: Recovered) -> Table:
         (
             Column("band"),
             Column("type"),
-            Column("usable", numeric=True),
-            Column("found", numeric=True),
+            *Column.numbers("usable", "found"),
             *(Column(f"m{100 * level:.0f}", "mag", numeric=True) for level in _LEVELS),
             Column("plateau", numeric=True),
             Column("remarks", long=True),

@@ -30,21 +30,11 @@ _CURVES = ("radii", "stars", "stars_error", "model", "fakes")
 
 @dataclass
 class GrowthChecks:
-    """Counts of a check of apertures.
+    """Counts of a check of apertures."""
 
-    Parameters
-    ----------
-    verdicts : Counter
-        Images by (band, verdict).
-    listed : list of dict
-        The first images, those whose radius does not fit before others.
-    best : dict of str to dict
-        By band the image with most stars, with its curves.
-    """
-
-    verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    listed: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)  # images by (band, verdict)
+    listed: list[dict[str, Any]] = field(default_factory=list)  # the first, those that do not fit before others
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)  # by band the image with most stars, with its curves
 
     def count(self, verdict: str) -> int:
         """Images with a verdict."""
@@ -52,13 +42,7 @@ class GrowthChecks:
 
 
 def count_growth(dataset: Any) -> GrowthChecks:
-    """Count the verdicts of a check of apertures, in batches.
-
-    Parameters
-    ----------
-    dataset : pyarrow.dataset.Dataset
-        Its table, one row an image.
-    """
+    """Count the verdicts of a check of apertures, an Arrow dataset with one row an image, in batches."""
     found = GrowthChecks()
     for batch in dataset.to_batches(columns=list(_COLUMNS), batch_size=BATCH_ROWS // 100):
         for key, rows in grouped(batch, ("band", "verdict")):
@@ -83,13 +67,7 @@ def _rank(row: dict[str, Any]) -> tuple[int, str]:
 
 
 def growth_blocks(found: GrowthChecks, studio: Studio) -> list[Block]:
-    """Verdicts, and curves of growth of the image with most stars of each band.
-
-    Parameters
-    ----------
-    found : GrowthChecks
-    studio : Studio
-    """
+    """Verdicts, and curves of growth of the image with most stars of each band."""
     n, wrong, fits, unknown = (sum(found.verdicts.values()), *(found.count(v) for v in (WRONG, FITS, CANNOT)))
     counts = ((fits, "fit"), (wrong, "do not fit"), (unknown, "cannot tell"))
     parts = ", ".join(f"{k:,} {what}" for k, what in counts if k)
@@ -111,10 +89,7 @@ def growth_blocks(found: GrowthChecks, studio: Studio) -> list[Block]:
         Column("image", long=True),
         Column("band"),
         Column("verdict"),
-        Column("stated", "pix", numeric=True),
-        Column("fits best", "pix", numeric=True),
-        Column("offset", "mmag", numeric=True),
-        Column("stars", numeric=True),
+        *Column.numbers("stated (pix)", "fits best (pix)", "offset (mmag)", "stars"),
         Column("why", long=True),
     )
     caption = "Stated radii, and those that the images' own stars fit best"

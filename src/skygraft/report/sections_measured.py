@@ -249,13 +249,9 @@ def _table(found: Recovered) -> Table | None:
     columns = (
         Column("band"),
         Column("type"),
-        Column("magnitude", numeric=True),
-        Column("found", numeric=True),
-        Column("bias", "mmag", numeric=True),
-        Column("scatter", "mmag", numeric=True),
-        Column("bias, isolated", "mmag", numeric=True),
-        Column("pull", numeric=True),
-        Column("its scatter", numeric=True),
+        *Column.numbers(
+            "magnitude", "found", "bias (mmag)", "scatter (mmag)", "bias, isolated (mmag)", "pull", "its scatter"
+        ),
     )
     caption = "Magnitude in the calibration aperture: measured minus injected, and pulls against the stated errors"
     return Table(caption, columns, rows, folded=True) if rows else None

@@ -33,15 +33,7 @@ _FOUND = "found"
 
 
 def missed_section(found: Recovered, cutouts: Sequence[Block], studio: Studio) -> Section:
-    """Why fakes were not found.
-
-    Parameters
-    ----------
-    found : Recovered
-    cutouts : sequence of Block
-        Pictures of some.
-    studio : Studio
-    """
+    """Why fakes were not found, with pictures of some."""
     section = Section("missed", "Why fakes were not found")
     reasons = found.counts.reasons
     n = sum(reasons.values())

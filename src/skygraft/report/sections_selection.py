@@ -22,21 +22,7 @@ SELECTION_FILE = "selection.nc"
 def write_selection(folder: Path, found: Recovered) -> list[tuple[str, str]]:
     """Write the selection function, if there is one; a file of an earlier report that is none any more goes.
 
-    Parameters
-    ----------
-    folder : Path
-        Where to.
-    found : Recovered
-
-    Returns
-    -------
-    list of (str, str)
-        Name of the file, and what it is.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
+    Returns the name of the file, and what it is.
     """
     path = folder / SELECTION_FILE
     if found.selection is None:
@@ -48,14 +34,7 @@ def write_selection(folder: Path, found: Recovered) -> list[tuple[str, str]]:
 
 
 def selection_section(found: Recovered, folder: str) -> Section:
-    """What the selection function is, where it is known, and the lines of Python that use it.
-
-    Parameters
-    ----------
-    found : Recovered
-    folder : str
-        Where its file is, relative to the page.
-    """
+    """What the selection function is, where it is known, and the lines of Python that use its file in a folder."""
     section = Section("selection", "Selection function")
     function = found.selection
     if function is None:

@@ -10,7 +10,7 @@ import numpy as np
 from skygraft.report.blocks import Figures, Level, Note, Section, Tile
 from skygraft.report.counting import Sample, TruthCounts
 from skygraft.report.facts import CampaignFacts
-from skygraft.report.sections_campaign import TOLERANCE_MMAG, closure_by_band, missing
+from skygraft.report.sections_campaign import TOLERANCE_MMAG, closure_by_band
 from skygraft.report.sky import draw_pixels, draw_sky, read_outlines
 from skygraft.report.studio import Studio
 from skygraft.tables.calibrations import mixed_calibrations
@@ -154,7 +154,7 @@ def sky(facts: CampaignFacts, places: Sample | None, studio: Studio, maps: Mappi
     section.add(Figures(tuple(figures)))
     if places is None:
         text = "The tables of truth are not written yet, so no fake is shown."
-        section.add(missing(text, f"skygraft run {facts.command}"))
+        section.add(Note("missing", text, f"skygraft run {facts.command}"))
     return section
 
 

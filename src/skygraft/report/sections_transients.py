@@ -42,13 +42,10 @@ def transients_section(found: Recovered, studio: Studio) -> Section:
         Figures(tuple(figures)),
         Table(
             "Objects, and days to their first detection",
-            (
-                Column("objects", numeric=True),
-                Column("found at least once", numeric=True),
-                Column("epochs of each, median", numeric=True),
-                Column("16 %", "d", numeric=True),
-                Column("median", "d", numeric=True),
-                Column("84 %", "d", numeric=True),
+            tuple(
+                Column.numbers(
+                    "objects", "found at least once", "epochs of each, median", "16 % (d)", "median (d)", "84 % (d)"
+                )
             ),
             [
                 [
@@ -70,23 +67,16 @@ def _efficiency(found: Recovered, studio: Studio) -> list[Figure]:
         if table is None:
             continue
         x, y, low, high = (np.asarray(table[key].values, float) for key in (name, "completeness", "lower", "upper"))
-        good = np.flatnonzero(np.isfinite(y))
-        if not good.size:
+        one, log = Series("epochs", x, y, low, high), name == "snr_expected"
+        if not one.ends():
             continue
-        a, b = good[0], good[-1]
         figures.append(
             studio.keep(
-                completeness_curves(
-                    [Series("epochs", x, y, low, high)],
-                    label,
-                    legend=False,
-                    y_label="efficiency",
-                    log=name == "snr_expected",
-                ),
+                completeness_curves([one], label, legend=False, y_label="efficiency", log=log),
                 f"transients-{name}",
                 title=f"Efficiency against {what}",
                 caption="Of single epochs that are usable; 68 % Wilson intervals.",
-                alt=f"Efficiency against {label}: {y[a]:.2f} at {x[a]:.3g}, {y[b]:.2f} at {x[b]:.3g}.",
+                alt=f"Efficiency against {label}: {one.ends()}.",
             )
         )
     return figures

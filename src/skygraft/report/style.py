@@ -109,20 +109,7 @@ def settle(figure: Figure) -> None:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write a figure as PNG and PDF, without the time of writing, so that equal figures are equal files.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-    folder : Path
-    name : str
-        Name without suffix.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
+    """Write a figure as PNG and PDF, without the time of writing, so that equal figures are equal files."""
     nothing: dict[str, dict[str, None]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -135,16 +122,8 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 def to_svg(figure: Figure, name: str) -> Markup:
     """Return a figure as an SVG element to stand in a page that has the colours of `css_colours`.
 
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-    name : str
-        Its name, which makes its identifiers different from those of other figures.
-
-    Returns
-    -------
-    Markup
-        Not readable by itself: the page says beside it what it shows.
+    Its name makes its identifiers different from those of other figures. It is not readable by itself: the page says
+    beside it what it shows.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})

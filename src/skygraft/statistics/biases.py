@@ -30,24 +30,13 @@ _ARCSEC = 3600.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a measured column is compared with a true one.
+    """How a measured column is compared with a true one."""
 
-    Parameters
-    ----------
-    columns : list of str
-        That are needed.
-    unit : str
-        Of the result.
-    text : str
-        What it is.
-    values : callable
-        Of a batch: the differences, and those over the errors (NaN without errors).
-    """
-
-    columns: list[str]
-    unit: str
-    text: str
+    columns: list[str]  # that are needed
+    unit: str  # of the result
+    text: str  # what it is
     values: Callable[[pa.RecordBatch], tuple[Floats, Floats]]
+    """Of a batch: the differences, and those over the errors (NaN without errors)."""
 
 
 def _wrapped(angle: Floats, period: float) -> Floats:
@@ -70,20 +59,10 @@ def comparison(
     error: str | None = "auto",
     declination: tuple[str, str] = ("dec_out", "dec"),
 ) -> Comparison:
-    """How a measured column is compared with a true one, after checks of columns and units.
+    """How a measured column is compared with a true one, after checks of columns and units; arguments as in `bias`.
 
-    Parameters
-    ----------
-    rows : Rows
-    measured, true, kind, error, declination
-        As in `bias`.
-
-    Raises
-    ------
-    CatalogError
-        If a column is missing, or the units cannot be those of one quantity.
-    ConfigError
-        If there is no such kind.
+    A column that is missing, or units that cannot be those of one quantity, is a `CatalogError`; a kind that there is
+    not, a `ConfigError`.
     """
     if kind not in _KINDS:
         raise ConfigError(f"there is no kind {kind!r}; there are {', '.join(_KINDS)}", key="kind", fix="Give one")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from skygraft.errors import CatalogError, ConfigError
 from skygraft.statistics.rows import Rows, floats
 
-__all__ = ["MOST_CELLS_BY_GROUP", "Axis", "By", "Cells", "check_groups", "extremes", "make_cells"]
+__all__ = ["MOST_CELLS_BY_GROUP", "Axis", "By", "Cells", "check_groups", "extremes", "is_text", "make_cells"]
 
 type By = str | Sequence[str] | Mapping[str, Any]
 
@@ -28,23 +28,12 @@ MOST_CELLS_BY_GROUP = 200_000
 
 @dataclass(frozen=True)
 class Axis:
-    """Bins or categories of one column.
-
-    Parameters
-    ----------
-    name : str
-        The column.
-    unit : str
-        Its unit; empty where there is none.
-    edges : ndarray or None
-        Edges of its bins, increasing. The last bin holds its upper edge, as in NumPy.
-    categories : tuple or None
-        Values, where they are categories.
-    """
+    """Bins or categories of one column."""
 
     name: str
     unit: str = ""
     edges: NDArray[np.float64] | None = None
+    """Edges of its bins, increasing. The last bin holds its upper edge, as in NumPy."""
     categories: tuple[Any, ...] | None = None
     _values: pa.Array | None = field(default=None, repr=False, compare=False)
 
@@ -98,13 +87,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Cells:
-    """All combinations of the bins of several columns, in one flat numbering.
-
-    Parameters
-    ----------
-    axes : tuple of Axis
-        In the order of the dimensions; none for all rows in one cell.
-    """
+    """All combinations of the bins of several columns, in one flat numbering; of no axis, all rows in one cell."""
 
     axes: tuple[Axis, ...]
 
@@ -139,14 +122,9 @@ class Cells:
         return np.where(inside, flat, -1)
 
     def dataset(self, values: Mapping[str, tuple[NDArray[Any], str, str]], attrs: Mapping[str, Any]) -> xr.Dataset:
-        """Variables over the cells, with units and descriptions.
+        """Variables over the cells, and attributes of the whole.
 
-        Parameters
-        ----------
-        values : mapping of str to (ndarray, str, str)
-            Values of all cells, unit (empty where there is none) and description of each variable.
-        attrs : mapping
-            Attributes of the whole.
+        Values of all cells, unit (empty where there is none) and description of each variable are given.
         """
         dims = self.dims
         variables = {}
@@ -160,13 +138,7 @@ class Cells:
 
 
 def check_groups(cells: Cells) -> None:
-    """Raise an error where counts by groups of rows would not fit into memory.
-
-    Raises
-    ------
-    ConfigError
-        If there are too many cells.
-    """
+    """Raise a `ConfigError` where counts by groups of rows would not fit into memory."""
     if cells.size > MOST_CELLS_BY_GROUP:
         raise ConfigError(
             f"{cells.size:,} bins are too many for errors by bootstrap, which takes at most {MOST_CELLS_BY_GROUP:,}",
@@ -217,12 +189,13 @@ def make_cells(rows: Rows, by: By | None) -> Cells:
     return cells
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type of Arrow is text."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _categorical(kind: pa.DataType) -> bool:
-    return _is_text(kind) or bool(pa.types.is_boolean(kind))
+    return is_text(kind) or bool(pa.types.is_boolean(kind))
 
 
 def _given(rows: Rows, name: str, bins: Any) -> Axis | None:
@@ -253,7 +226,7 @@ def _given(rows: Rows, name: str, bins: Any) -> Axis | None:
 
 def _category_axis(rows: Rows, name: str, values: list[Any]) -> Axis:
     kind = rows.type_of(name)
-    kind = pa.string() if _is_text(kind) else kind
+    kind = pa.string() if is_text(kind) else kind
     if not values:
         raise CatalogError("no row has a value to make bins of", key=name, fix="Check the condition on rows")
     if len(values) > _MOST_CATEGORIES:
@@ -275,13 +248,16 @@ def extremes(rows: Rows, names: Sequence[str]) -> dict[str, tuple[float, float]]
     """Smallest and largest finite value of columns; infinities of the wrong sign where there is none."""
     found = dict.fromkeys(names, (np.inf, -np.inf))
     for batch in rows.batches(names):
-        for name in names:
-            values = floats(batch, name)
-            values = values[np.isfinite(values)]
-            if values.size:
-                low, high = found[name]
-                found[name] = (min(low, float(values.min())), max(high, float(values.max())))
+        _widen(found, batch)
     return found
+
+
+def _widen(ranges: dict[str, tuple[float, float]], batch: pa.RecordBatch) -> None:
+    for name, (low, high) in ranges.items():
+        values = floats(batch, name)
+        values = values[np.isfinite(values)]
+        if values.size:
+            ranges[name] = (min(low, float(values.min())), max(high, float(values.max())))
 
 
 def _found(rows: Rows, wanted: Mapping[str, Any]) -> dict[str, Axis | None]:
@@ -293,11 +269,7 @@ def _found(rows: Rows, wanted: Mapping[str, Any]) -> dict[str, Axis | None]:
         if name not in numbers or (wanted[name] == "auto" and pa.types.is_integer(rows.type_of(name)))
     }
     for batch in rows.batches(list(wanted)):
-        for name, (low, high) in numbers.items():
-            values = floats(batch, name)
-            values = values[np.isfinite(values)]
-            if values.size:
-                numbers[name] = (min(low, float(values.min())), max(high, float(values.max())))
+        _widen(numbers, batch)
         for name, values_seen in seen.items():
             if values_seen is None:
                 continue

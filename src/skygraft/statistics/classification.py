@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skygraft.errors import ConfigError
-from skygraft.statistics.cells import By, Cells, make_cells
+from skygraft.statistics.cells import By, Cells, is_text, make_cells
 from skygraft.statistics.completeness import completeness
 from skygraft.statistics.counts import read_weights, weights_of
 from skygraft.statistics.intervals import wilson
@@ -131,24 +131,23 @@ def confusion(
 def _true_class(
     batch: pa.RecordBatch, name: str, names: list[str], classes: Mapping[str, Sequence[Any]] | None
 ) -> NDArray[np.int64]:
-    kinds = texts(batch, name).dictionary_encode()
-    values = kinds.dictionary.to_pylist()
     if classes is None:
-        of = [0 if value.lower() in ("star", "deltafunction", "point") else 1 for value in values]
-    else:
-        home = {str(value): i for i, one in enumerate(names) for value in classes[one]}
-        of = [home.get(value, -1) for value in values]
+        return _by_text(batch, name, lambda value: 0 if value.lower() in ("star", "deltafunction", "point") else 1)
+    home = {str(value): i for i, one in enumerate(names) for value in classes[one]}
+    return _by_text(batch, name, lambda value: home.get(value, -1))
+
+
+def _by_text(batch: pa.RecordBatch, name: str, number: Callable[[str], int]) -> NDArray[np.int64]:
+    """A number for each row by its text; -1 where it has none."""
+    kinds = texts(batch, name).dictionary_encode()
+    of = [number(value) for value in kinds.dictionary.to_pylist()]
     index = kinds.indices.fill_null(len(of)).to_numpy(zero_copy_only=False)
     return np.asarray(np.array([*of, -1], np.int64)[index])
 
 
 def _assigned(rows: Rows, batch: pa.RecordBatch, name: str, names: list[str], threshold: float) -> NDArray[np.int64]:
-    kind = rows.type_of(name)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        kinds = texts(batch, name).dictionary_encode()
-        of = [names.index(value) if value in names else -1 for value in kinds.dictionary.to_pylist()]
-        index = kinds.indices.fill_null(len(of)).to_numpy(zero_copy_only=False)
-        return np.asarray(np.array([*of, -1], np.int64)[index])
+    if is_text(rows.type_of(name)):
+        return _by_text(batch, name, lambda value: names.index(value) if value in names else -1)
     if len(names) != 2:
         raise ConfigError(
             f"a number cannot tell {len(names)} classes apart",

@@ -17,13 +17,7 @@ __all__ = ["check_bootstrap", "completeness", "fractions"]
 
 
 def check_bootstrap(bootstrap: int) -> int:
-    """The number of bootstrap replicates, if it is one.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither 0 nor from 2 to 10 000.
-    """
+    """The number of bootstrap replicates, if it is 0 or from 2 to 10 000; else a `ConfigError`."""
     if isinstance(bootstrap, bool) or int(bootstrap) != bootstrap or not (bootstrap == 0 or 2 <= bootstrap <= 10_000):
         raise ConfigError(
             f"the number of bootstrap replicates is {bootstrap!r}", key="bootstrap", fix="Give 200; 0 for no errors"

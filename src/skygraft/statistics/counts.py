@@ -21,30 +21,17 @@ type Group = str | Sequence[str] | None
 
 @dataclass
 class Counts:
-    """Sums over the rows of each cell.
+    """Sums over the rows of each cell."""
 
-    Parameters
-    ----------
-    n, n_found : ndarray of int, shape (cells,)
-        Rows, and those of them that are true.
-    weight, found_weight, square_weight : ndarray, shape (cells,)
-        Sums of the weights, of those of the found, and of their squares.
-    by_group : dict of str to ndarray, shape (2, cells, groups)
-        For each kind of group (source, patch): weights, and weights of the found.
-    n_outside : int
-        Rows that are in no cell.
-    weighted : bool
-        False where every weight is 1, so that all sums are whole numbers.
-    """
-
-    n: NDArray[np.int64]
-    n_found: NDArray[np.int64]
-    weight: NDArray[np.float64]
-    found_weight: NDArray[np.float64]
-    square_weight: NDArray[np.float64]
+    n: NDArray[np.int64]  # rows
+    n_found: NDArray[np.int64]  # those of them that are true
+    weight: NDArray[np.float64]  # sum of the weights
+    found_weight: NDArray[np.float64]  # of those of the found
+    square_weight: NDArray[np.float64]  # of the squares of the weights
     by_group: dict[str, NDArray[np.float64]]
-    n_outside: int
-    weighted: bool
+    """For each kind of group (source, patch): weights, and weights of the found; of shape (2, cells, groups)."""
+    n_outside: int  # rows that are in no cell
+    weighted: bool  # False where every weight is 1, so that all sums are whole numbers
 
     @property
     def fraction(self) -> NDArray[np.float64]:
@@ -118,13 +105,7 @@ def weights_of(rows: Rows, weight: str | None) -> str | None:
 
 
 def read_weights(batch: pa.RecordBatch, name: str | None) -> NDArray[np.float64] | None:
-    """The weights of rows; None where all are 1.
-
-    Raises
-    ------
-    CatalogError
-        If one is negative or not a number.
-    """
+    """The weights of rows; None where all are 1. One that is negative or not a number is a `CatalogError`."""
     if name is None:
         return None
     values = floats(batch, name)

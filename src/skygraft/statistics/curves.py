@@ -36,22 +36,13 @@ def _fermi(t: Array) -> Array:
 
 @dataclass(frozen=True)
 class Curve:
-    """A family of falling curves.
-
-    Parameters
-    ----------
-    name : str
-        Its name.
-    names : tuple of str
-        Parameters: ``plateau``, ``center``, then widths, in the units of x.
-    value_and_slopes : callable
-        Of x and the parameters: the curve, shape (n,), and its derivatives, shape (parameters, n). Parameters of shape
-        (parameters, k, 1) give k curves.
-    """
+    """A family of falling curves."""
 
     name: str
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the parameters: plateau, center, then widths, in the units of x
     value_and_slopes: Callable[[Array, Array], tuple[Array, Array]]
+    """Of x and the parameters: the curve, shape (n,), and its derivatives, shape (parameters, n). Parameters of shape
+    (parameters, k, 1) give k curves."""
 
     def __call__(self, x: ArrayLike, parameters: ArrayLike) -> Array:
         """The curve at x."""
@@ -88,13 +79,7 @@ MODELS = {
 
 
 def curve(model: str) -> Curve:
-    """The curve of a name.
-
-    Raises
-    ------
-    ConfigError
-        If there is none.
-    """
+    """The curve of a name; a `ConfigError` if there is none."""
     if model not in MODELS:
         raise ConfigError(
             f"there is no model {model!r}; there are {', '.join(MODELS)}", key="model", fix="Give one of them"
@@ -104,19 +89,11 @@ def curve(model: str) -> Curve:
 
 @dataclass(frozen=True)
 class Maximum:
-    """Where the likelihood of a curve is largest.
-
-    Parameters
-    ----------
-    parameters : ndarray
-    log_likelihood : float
-    at_bound : bool
-        The plateau is 1, the largest that it can be.
-    """
+    """Where the likelihood of a curve is largest."""
 
     parameters: Array
     log_likelihood: float
-    at_bound: bool
+    at_bound: bool  # the plateau is 1, the largest that it can be
 
 
 def maximize(shape: Curve, x: Array, total: Array, found: Array, *, start: Array | None = None) -> Maximum:

@@ -13,10 +13,7 @@ __all__ = ["normal_quantile", "wilson"]
 def normal_quantile(interval: float) -> float:
     """How many standard deviations a central interval of a normal distribution reaches to either side: 1 for 0.6827.
 
-    Raises
-    ------
-    ConfigError
-        If the probability is not between 0 and 1.
+    A probability that is not between 0 and 1 is a `ConfigError`.
     """
     from statistics import NormalDist
 

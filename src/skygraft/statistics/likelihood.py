@@ -19,20 +19,9 @@ type Floats = NDArray[np.float64]
 
 
 def too_few(x: str, n: int, n_found: int, low: float, high: float) -> str:
-    """Why a curve cannot be fitted to these numbers, and how many fakes it would take; empty if it can.
+    """Why a curve against x cannot be fitted to so many rows and found ones from `low` to `high`; empty if it can.
 
-    Parameters
-    ----------
-    x : str
-        What the curve is a function of.
-    n, n_found : int
-        Rows, and those found.
-    low, high : float
-        Range of x.
-
-    Returns
-    -------
-    str
+    It says how many fakes it would take.
     """
     if n == 0:
         return "no row has a value"

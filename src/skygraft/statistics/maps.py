@@ -25,13 +25,7 @@ type Statistic = Literal["median", "completeness", "bias"]
 
 
 def check_nside(nside: int) -> int:
-    """The resolution, if it is one.
-
-    Raises
-    ------
-    ConfigError
-        If it is no power of two from 1 to 2^20.
-    """
+    """The resolution, if it is a power of two from 1 to 2^20; else a `ConfigError`."""
     if isinstance(nside, bool) or int(nside) != nside or not 1 <= nside <= 1 << 20 or int(nside) & (int(nside) - 1):
         raise ConfigError(f"nside is {nside!r}", key="nside", fix="Give a power of two, such as 512 (pixels of 6.9')")
     return int(nside)
@@ -66,19 +60,7 @@ def pixel_of(ra: ArrayLike, dec: ArrayLike, nside: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class HealpixAxis(Axis):
-    """Pixels of the sky that hold rows.
-
-    Parameters
-    ----------
-    name : str
-        Of the dimension.
-    unit, edges, categories
-        As in `Axis`; the categories are pixels, in order.
-    nside : int
-        Resolution.
-    ra, dec : str
-        Columns.
-    """
+    """Pixels of the sky that hold rows: the categories are pixels, in order."""
 
     nside: int = 1
     ra: str = "ra"

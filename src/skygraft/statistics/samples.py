@@ -24,13 +24,7 @@ _BUFFER_ROWS = 4_000_000
 
 @dataclass
 class Sample:
-    """Values and weights in cells.
-
-    Parameters
-    ----------
-    exact_rows : int
-        Values that are held before they are rounded.
-    """
+    """Values and weights in cells; beyond `exact_rows` of them, they are rounded."""
 
     exact_rows: int = EXACT_ROWS
     rounded: bool = False
@@ -90,15 +84,7 @@ def rounded(values: Floats) -> Floats:
 
 
 def weighted_median(values: Floats, weights: Floats) -> float:
-    """The median of sorted values; between two that share the middle, their mean.
-
-    Parameters
-    ----------
-    values : ndarray
-        In increasing order.
-    weights : ndarray
-        Positive.
-    """
+    """The median of sorted values with positive weights; between two that share the middle, their mean."""
     total = np.cumsum(weights)
     half = 0.5 * total[-1]
     i = int(np.searchsorted(total, half, side="left"))

@@ -16,18 +16,8 @@ from skygraft.statistics.selection_fit import KIND, VERSION
 
 __all__ = ["read_selection", "write_selection"]
 
-_NEEDED = (
-    "parameters",
-    "covariance",
-    "mag_low",
-    "mag_high",
-    "x_low",
-    "x_high",
-    "size_low",
-    "size_high",
-    "log_size",
-    "n",
-)
+_NEEDED = ("parameters", "covariance", "mag_low", "mag_high", "x_low", "x_high", "size_low", "size_high", "log_size",
+           "n")  # fmt: skip
 
 
 def _digest(table: xr.Dataset) -> str:
@@ -50,15 +40,7 @@ def _number(value: Any) -> Any:
 
 
 def write_selection(table: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a selection function; a file of this name is replaced.
-
-    Raises
-    ------
-    ConfigError
-        If the name does not end in ``.nc``.
-    OutputError
-        If it cannot be written.
-    """
+    """Write a selection function to a file that ends in ``.nc``, which is replaced."""
     if Path(path).suffix != ".nc":
         raise ConfigError(f"the name is {os.fspath(path)}", key="path", fix="End the name in .nc")
     return save_dataset(table.assign_attrs(checksum=_digest(table)), path)

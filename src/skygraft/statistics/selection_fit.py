@@ -107,14 +107,7 @@ def build(
 ) -> xr.Dataset:
     """Curves of each group and size, and the map of depth, as `SelectionFunction` holds them.
 
-    Parameters
-    ----------
-    data, over, per, maps, found, depth, position, where, usable, weight, source, bootstrap, seed
-        As in `SelectionFunction.from_data`.
-
-    Returns
-    -------
-    xarray.Dataset
+    Arguments are those of `SelectionFunction.from_data`.
     """
     rows = open_rows(data, where=where, usable=usable)
     if check_bootstrap(bootstrap) == 0:
