@@ -59,8 +59,14 @@ def reported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Campai
 
 @pytest.fixture
 def no_figure_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports of tests that read the page alone: its figures are in it, and are not written beside it."""
-    monkeypatch.setattr("skygraft.report.studio.save", lambda *_: None)
+    """Reports of tests that read the page alone: its figures are in it; the files beside it are empty."""
+
+    def touch(_: object, folder: Path, name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix in ("png", "pdf"):
+            (folder / f"{name}.{suffix}").touch()
+
+    monkeypatch.setattr("skygraft.report.studio.save", touch)
 
 
 @pytest.fixture
