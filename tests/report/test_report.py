@@ -115,16 +115,6 @@ def test_all_found_or_none(copied: Callable[..., Campaign], found: bool) -> None
         assert "reason" in page.sections["missed"]
 
 
-@pytest.mark.usefixtures("no_figure_files")
-def test_too_few_fakes_say_how_many_it_takes(copied: Callable[..., Campaign]) -> None:
-    campaign = copied()
-    folder = write_recovery(campaign, m50=21.0)
-    for path in sorted(folder.glob("tract=*/patch=*/*.parquet")):
-        pq.write_table(pq.read_table(path, partitioning=None).slice(0, 4), path)
-    remarks = Page(make_report(campaign)).sections["completeness"]
-    assert re.search(r"a fit takes \d+", remarks), remarks
-
-
 def test_a_campaign_that_is_not_finished(copied: Callable[..., Campaign]) -> None:
     campaign = copied()
     records = sorted(campaign.layout.records.rglob("*.json"))
@@ -160,11 +150,13 @@ def test_damaged_tables_are_said(copied: Callable[..., Campaign]) -> None:
 
 
 @pytest.mark.usefixtures("no_figure_files")
-def test_images_that_recovery_failed_on_are_listed(copied: Callable[..., Campaign]) -> None:
+def test_too_few_fakes_and_images_that_recovery_failed_on_are_said(copied: Callable[..., Campaign]) -> None:
     import pyarrow as pa
 
     campaign = copied()
-    folder = write_recovery(campaign)
+    folder = write_recovery(campaign, m50=21.0)
+    for path in sorted(folder.glob("tract=*/patch=*/*.parquet")):
+        pq.write_table(pq.read_table(path, partitioning=None).slice(0, 4), path)
     rows = [
         {"image_id": "a", "error": "", "message": ""},
         {"image_id": "b<b>", "error": "PsfError", "message": "no PSF"},
@@ -172,6 +164,7 @@ def test_images_that_recovery_failed_on_are_listed(copied: Callable[..., Campaig
     pq.write_table(pa.Table.from_pylist(rows), folder / "_images.parquet")
     (folder / "_settings.json").unlink()
     text = Page(make_report(campaign)).sections["completeness"]
+    assert re.search(r"a fit takes \d+", text), text
     assert "failed on 1 of 2 images" in text and "b<b>" in text and "no PSF" in text
     assert "not complete" in text
 
