@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,24 +23,27 @@ CHROMIUM = next(
 )
 
 
-@functools.cache
-def _finished(pristine: Path, root: Path) -> Path:
-    path = root / "campaign.yaml"
-    root.mkdir()
-    settings: dict[str, Any] = {
-        "survey": {"root": str(pristine)},
-        "catalog": {"path": str(pristine / "fakes.parquet")},
-        "output": "out",
-    }
-    path.write_text(yaml.safe_dump(merged(SETTINGS, settings)))
-    assert Campaign.from_yaml(path).run(n_workers=0).ok
-    return path
-
-
 @pytest.fixture(scope="session")
 def finished(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Configuration of a campaign that has been run and nothing else; not to be changed."""
-    return _finished(pristine, tmp_path_factory.getbasetemp() / "report-finished")
+
+    def make(folder: Path) -> None:
+        survey = shutil.copytree(pristine, folder / "survey")
+        settings: dict[str, Any] = {
+            "survey": {"root": str(survey)},
+            "catalog": {"path": str(survey / "fakes.parquet")},
+            "output": "out",
+        }
+        path = folder / "campaign.yaml"
+        path.write_text(yaml.safe_dump(merged(SETTINGS, settings)))
+        assert Campaign.from_yaml(path).run(n_workers=0).ok
+
+    return made_once(tmp_path_factory, "report-finished", make) / "campaign.yaml"
+
+
+def _copy(finished: Path, folder: Path) -> Path:
+    """Copy what a campaign has made; its survey stays where it is."""
+    return Path(shutil.copytree(finished.parent, folder, ignore=shutil.ignore_patterns("survey"))) / finished.name
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +51,7 @@ def reported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Campai
     """A copy of it with recovery tables and its report; not to be changed."""
 
     def make(folder: Path) -> None:
-        shutil.copytree(finished.parent, folder)
+        _copy(finished, folder)
         campaign = Campaign.from_yaml(folder / "campaign.yaml")
         write_recovery(campaign, m50=21.0)
         assert make_report(campaign) == campaign.layout.root / "report" / "report.html"
@@ -74,8 +76,7 @@ def copied(finished: Path, tmp_path: Path) -> Callable[..., Campaign]:
     """Make a copy of it that a test may change, with other settings that no pixel depends on."""
 
     def copy(name: str = "copy", **changes: Any) -> Campaign:
-        folder = Path(shutil.copytree(finished.parent, tmp_path / name))
-        path = folder / "campaign.yaml"
+        path = _copy(finished, tmp_path / name)
         content = merged(yaml.safe_load(path.read_text()), changes)
         path.write_text(yaml.safe_dump(content))
         return Campaign.from_yaml(path)

@@ -183,6 +183,7 @@ def detections(path: Path, out: Path) -> Any:
     return found
 
 
+@pytest.mark.usefixtures("no_figure_files")
 def test_recovery_from_catalogues(tmp_path: Path) -> None:
     """Of a pipeline's own detections: what is found by matching by hand, and how its classes are confused."""
     config = write_field_campaign(tmp_path, n_images=1)
