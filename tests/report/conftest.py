@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from kits.campaign_fixtures import SETTINGS, expected, kit, make_campaign, merged, pristine, survey
+from kits.campaign_fixtures import expected, kit, make_campaign, pristine, survey
+from kits.finished_campaign import copied, copy_finished, finished
 from kits.made_once import made_once
 from report.recovery_tables import write_recovery
 from skygraft.campaign import Campaign
 from skygraft.report import make_report
 
-__all__ = ["expected", "kit", "make_campaign", "pristine", "survey"]
+__all__ = ["copied", "expected", "finished", "kit", "make_campaign", "pristine", "survey"]
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -24,34 +24,11 @@ CHROMIUM = next(
 
 
 @pytest.fixture(scope="session")
-def finished(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Configuration of a campaign that has been run and nothing else; not to be changed."""
-
-    def make(folder: Path) -> None:
-        survey = shutil.copytree(pristine, folder / "survey")
-        settings: dict[str, Any] = {
-            "survey": {"root": str(survey)},
-            "catalog": {"path": str(survey / "fakes.parquet")},
-            "output": "out",
-        }
-        path = folder / "campaign.yaml"
-        path.write_text(yaml.safe_dump(merged(SETTINGS, settings)))
-        assert Campaign.from_yaml(path).run(n_workers=0).ok
-
-    return made_once(tmp_path_factory, "report-finished", make) / "campaign.yaml"
-
-
-def _copy(finished: Path, folder: Path) -> Path:
-    """Copy what a campaign has made; its survey stays where it is."""
-    return Path(shutil.copytree(finished.parent, folder, ignore=shutil.ignore_patterns("survey"))) / finished.name
-
-
-@pytest.fixture(scope="session")
 def reported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     """A copy of it with recovery tables and its report; not to be changed."""
 
     def make(folder: Path) -> None:
-        _copy(finished, folder)
+        copy_finished(finished, folder)
         campaign = Campaign.from_yaml(folder / "campaign.yaml")
         write_recovery(campaign, m50=21.0)
         assert make_report(campaign) == campaign.layout.root / "report" / "report.html"
@@ -69,19 +46,6 @@ def no_figure_files(monkeypatch: pytest.MonkeyPatch) -> None:
             (folder / f"{name}.{suffix}").touch()
 
     monkeypatch.setattr("skygraft.report.studio.save", touch)
-
-
-@pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Callable[..., Campaign]:
-    """Make a copy of it that a test may change, with other settings that no pixel depends on."""
-
-    def copy(name: str = "copy", **changes: Any) -> Campaign:
-        path = _copy(finished, tmp_path / name)
-        content = merged(yaml.safe_load(path.read_text()), changes)
-        path.write_text(yaml.safe_dump(content))
-        return Campaign.from_yaml(path)
-
-    return copy
 
 
 @pytest.fixture(scope="session")
