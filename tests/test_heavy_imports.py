@@ -5,58 +5,46 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from kits.plain_images import write_plain_image
 from skygraft.lazy import lazy_module
 
-# Reported by an audit hook, which processes that are forked on the way inherit.
-_WATCH = """
+# One process does all of this in turn: what a step would import alone, it or one before it has imported. An audit hook,
+# which processes that are forked on the way inherit, reports what is imported by a statement.
+_STEPS = """
 import os, sys
-heavy = set(sys.argv.pop(1).split(","))
-report = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+report = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 def note(event, arguments):
-    if event == "import" and arguments[0] in heavy:
+    if event == "import":
         os.write(report, f"{arguments[0]}\\n".encode())
+def done(step):
+    os.write(report, "".join(f"{name}\\n" for name in sys.modules).encode())
+    os.write(report, f"= {step}\\n".encode())
 sys.addaudithook(note)
-"""
-
-
-def imported(heavy: set[str], report: Path, code: str, *arguments: str) -> set[str]:
-    command = [sys.executable, "-c", _WATCH + code, ",".join(sorted(heavy)), str(report), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return set(report.read_text().split())
-
-
-def test_importing_skygraft_loads_no_library(tmp_path):
-    heavy = {"astropy", "dask", "distributed", "galsim", "numba", "numpy", "pandas", "pyarrow", "scipy", "xarray"}
-    assert imported(heavy, tmp_path / "report", "import skygraft") == set()
-
-
-@pytest.mark.parametrize("command", ["--help", "inspect --help", "inject --help"])
-def test_help_loads_no_library(tmp_path, command):
-    heavy = {"astropy", "dask", "distributed", "galsim", "numba", "numpy", "pandas", "pyarrow", "scipy", "xarray"}
-    code = "from skygraft.cli import main; main()"
-    assert imported(heavy, tmp_path / "report", code, *command.split()) == set()
-
-
-def test_inspect_loads_nothing_that_draws_or_distributes(tmp_path):
-    image = write_plain_image(tmp_path / "image.fits", 150.0, 2.0, 64)
-    heavy = {
-        "dask.array", "distributed", "galsim", "llvmlite", "matplotlib", "numba", "pandas.core", "pyarrow.compute",
-        "pyarrow.lib", "pyarrow.parquet", "scipy.fft", "scipy.interpolate", "scipy.ndimage", "scipy.optimize",
-        "scipy.stats", "skygraft.catalog.io", "skygraft.injection.core", "skygraft.noise.poisson",
-        "skygraft.psf.measure_loops", "skygraft.render.engine", "skygraft.render.sersic", "xarray",
-    }  # fmt: skip
-    code = "from skygraft.cli import main; main()"
-    assert imported(heavy, tmp_path / "report", code, "inspect", str(image), "--psf", "moffat:0.9 arcsec") == set()
-
-
-_INJECT = """
-import numpy as np, skygraft
+image = sys.argv[2]
+import skygraft
+done("import skygraft")
+from skygraft.cli import main
+def run(*words):
+    sys.argv[:] = ["skygraft", *words]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, (words, end.code)
+for words in (["--help"], ["inspect", "--help"], ["inject", "--help"]):
+    run(*words)
+    done(" ".join(words))
+run("inspect", image, "--psf", "moffat:0.9 arcsec")
+done("inspect")
+import numpy as np
+import skygraft.fitsfile.rice
+from skygraft.psf.linear import combine
+combine(np.ones((1, 1)), np.ones((1, 3, 3)))
+done("no loop")
+combine(np.ones((1, 2)), np.ones((2, 3, 3)))
+done("loop")
 from skygraft.testing import make_exposure
 catalog = {
     "injection_id": [0, 1], "ra": [150.0, 150.001], "dec": [2.0, 2.001],
@@ -64,33 +52,75 @@ catalog = {
 injection = skygraft.inject(make_exposure((64, 64)), catalog, band="r")
 assert injection.summary["n_drawn"] == 2
 seen = injection.exposure.image.sum(), injection.exposure.mask.max(), injection.exposure.replace(gain=None).shape
+done("inject")
+import skygraft.execution.task
+done("worker")
+make_exposure((8, 8)).planes
+done("planes")
 """
 
+type Steps = dict[str, frozenset[str]]
 
-def test_a_small_injection_loads_nothing_for_labelled_arrays_or_for_many_kernels(tmp_path):
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory) -> Steps:
+    """What had been imported after each step."""
+    folder = tmp_path_factory.mktemp("imports")
+    image = write_plain_image(folder / "image.fits", 150.0, 2.0, 64)
+    command = [sys.executable, "-c", _STEPS, str(folder / "report"), str(image)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    names: set[str] = set()
+    steps: Steps = {}
+    for line in (folder / "report").read_text().splitlines():
+        if line.startswith("= "):
+            steps[line[2:]] = frozenset(names)
+        names.add(line)
+    return steps
+
+
+_LIBRARIES = {"astropy", "dask", "distributed", "galsim", "numba", "numpy", "pandas", "pyarrow", "scipy", "xarray"}
+
+
+@pytest.mark.parametrize("step", ["import skygraft", "--help", "inspect --help", "inject --help"])
+def test_importing_skygraft_and_help_load_no_library(imported, step):
+    assert imported[step] & _LIBRARIES == set()
+    assert "skygraft" in imported[step]
+
+
+def test_inspect_loads_nothing_that_draws_or_distributes(imported):
+    heavy = {
+        "dask.array", "distributed", "galsim", "llvmlite", "matplotlib", "numba", "pandas.core", "pyarrow.compute",
+        "pyarrow.lib", "pyarrow.parquet", "scipy.fft", "scipy.interpolate", "scipy.ndimage", "scipy.optimize",
+        "scipy.stats", "skygraft.catalog.io", "skygraft.injection.core", "skygraft.noise.poisson",
+        "skygraft.psf.measure_loops", "skygraft.render.engine", "skygraft.render.sersic", "xarray",
+    }  # fmt: skip
+    assert imported["inspect"] & heavy == set()
+
+
+def test_numba_is_loaded_when_a_loop_is_called(imported):
+    assert "numba" not in imported["no loop"]
+    assert "numba" in imported["loop"]
+
+
+def test_a_small_injection_loads_nothing_for_labelled_arrays_or_for_many_kernels(imported):
     heavy = {
         "dask.array", "distributed", "galsim", "matplotlib", "pandas.core", "pyarrow.compute", "pyarrow.dataset",
         "scipy.fft", "scipy.interpolate", "scipy.ndimage", "scipy.optimize", "scipy.stats",
         "skygraft.psf.measure_loops", "skygraft.render.galsim_engine", "xarray",
     }  # fmt: skip
-    assert imported(heavy, tmp_path / "report", _INJECT) == set()
+    assert imported["inject"] & heavy == set()
+    assert "skygraft.injection.core" in imported["inject"]
 
 
-def test_the_planes_load_xarray_when_asked_for(tmp_path):
-    code = "from skygraft.testing import make_exposure; make_exposure((8, 8)).planes"
-    assert imported({"xarray"}, tmp_path / "report", code) == {"xarray"}
-
-
-def test_what_a_worker_imports_leaves_labelled_arrays_out(tmp_path):
+def test_what_a_worker_imports_leaves_labelled_arrays_out(imported):
     heavy = {"dask.array", "galsim", "matplotlib", "pandas.core", "pyarrow.compute", "pyarrow.dataset", "xarray"}
-    assert imported(heavy, tmp_path / "report", "import skygraft.execution.task") == set()
+    assert imported["worker"] & heavy == set()
 
 
-def test_numba_is_loaded_when_a_loop_is_called(tmp_path):
-    code = "import numpy as np; import skygraft.fitsfile.rice; from skygraft.psf.linear import combine"
-    assert imported({"numba"}, tmp_path / "imported", code) == set()
-    assert imported({"numba"}, tmp_path / "one", f"{code}; combine(np.ones((1, 1)), np.ones((1, 3, 3)))") == set()
-    assert imported({"numba"}, tmp_path / "two", f"{code}; combine(np.ones((1, 2)), np.ones((2, 3, 3)))") == {"numba"}
+def test_the_planes_load_xarray_when_asked_for(imported):
+    assert "xarray" not in imported["worker"]
+    assert "xarray" in imported["planes"]
 
 
 def test_a_lazy_module_is_the_library_itself():

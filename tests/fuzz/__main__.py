@@ -80,7 +80,8 @@ def fuzz(
 ) -> list[Outcome]:
     """Run cases; their outcomes, kept in ``folder/outcomes.jsonl`` too."""
     work = Fuzz(folder / "seeds", seed, TARGETS, few=few)  # type: ignore[arg-type]
-    work.make_seeds(targets)
+    if processes > 1:
+        work.make_seeds(targets)
     todo = in_turn(targets, cases) if only is None else only
     memory = Path("/dev/shm")
     scratch = Path(tempfile.mkdtemp(prefix="skygraft-fuzz-", dir=memory if os.access(memory, os.W_OK) else None))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,19 +80,12 @@ class Config:
 
     @staticmethod
     def make(folder: Path) -> list[str]:
-        """Write a campaign in each form; those that the product does not take as they are do not count."""
-        names = []
+        """Write a campaign in each form."""
         for name, settings in _CONFIGS.items():
             write_tiny_campaign(folder / name, 1, **settings)
             (folder / name / "site.yaml").write_text(yaml.safe_dump(_SLURM))
             _write_files(folder / name, yaml.safe_dump(settings))
-            with inside(folder / name):
-                code, text = command("plan", "campaign.yaml", "--processes", "1")
-                if "error:" in text:
-                    raise AssertionError(f"{name}: {code} {text}")
-            shutil.rmtree(folder / name / "out", ignore_errors=True)
-            names.append(name)
-        return names
+        return list(_CONFIGS)
 
     @staticmethod
     def attempt(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what: list[str]) -> None:
@@ -109,6 +101,8 @@ class Config:
                 code, text = command(*words)
                 codes.append(code)
                 said += text if code else ""
+                if fuzz.harmless and "error:" in text:
+                    raise AssertionError(f"the product does not take it as it is: {text}")
         what.append(f"{', '.join(words[0] for words in commands)}: {codes}")
         if any(codes):
             raise CommandFailedError(said)

@@ -45,8 +45,7 @@ class Fuzz:
 
     def make_seeds(self, targets: list[str]) -> None:
         """Write the sound files, in a process of its own: threads that it starts must not be forked."""
-        wanted = [t for t in targets if not (self.folder / t / "names.json").is_file()]
-        if not wanted:
+        if all((self.folder / target / "names.json").is_file() for target in targets):
             return
         pid = os.fork()
         if pid:
@@ -54,18 +53,25 @@ class Fuzz:
                 raise RuntimeError(f"the sound files cannot be made in {self.folder}")
             return
         try:
-            for target in wanted:
-                shutil.rmtree(self.folder / target, ignore_errors=True)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    make = self.targets[target].make
-                    some = getattr(self.targets[target], "FEW", None) if self.few else None
-                    names = make(self.folder / target) if some is None else make(self.folder / target, some)
-                (self.folder / target / "names.json").write_text(json.dumps(names))
+            for target in targets:
+                self._make(target)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
+
+    def _make(self, target: str) -> None:
+        """Write the sound files of a target, if they are not there."""
+        folder = self.folder / target
+        if (folder / "names.json").is_file():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            make = self.targets[target].make
+            some = getattr(self.targets[target], "FEW", None) if self.few else None
+            names = make(folder) if some is None else make(folder, some)
+        (folder / "names.json").write_text(json.dumps(names))
 
     def run(self, target: str, number: int) -> Outcome:
         """One case, in the folder ``case`` of the current one."""
@@ -98,11 +104,14 @@ class Fuzz:
     def prepare(self, target: str, number: int) -> None:
         """Use the sound file of a case as it is, once: what it loads and keeps is no case's time or memory.
 
+        A process that is alone makes the sound files here: what it imports for them it has for the cases.
+
         Raises
         ------
         AssertionError
             If the sound file is at fault or refused: the oracle or the file is wrong then.
         """
+        self._make(target)
         name, _ = self._drawn(target, number)
         if (target, name) in self._prepared:
             return

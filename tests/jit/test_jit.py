@@ -79,21 +79,16 @@ def package(tmp_path) -> Package:
     return Package(tmp_path)
 
 
-def test_the_cache_is_renewed_when_code_or_a_constant_of_another_file_changes(package):
+def test_the_cache_is_renewed_by_changes_of_what_a_function_uses_and_of_nothing_else(package):
     """The code of a function contains that of those that it calls, also where they are in files of their own."""
     assert package.run() == ["6", "0"]
+    package.write("neighbour", "from pack.jit import compiled\n\n\n@compiled\ndef other(x):\n    return x + 1\n")
+    package.write("constants", "# A comment.\nOFFSET = 0\nUNUSED = 5\n")
     assert package.run() == ["6", "1"]
     package.write("inner", "from pack.jit import compiled\n\n\n@compiled\ndef inner(x):\n    return 5 * x\n")
     assert package.run() == ["10", "0"]
     package.write("constants", "OFFSET = 1\n")
     assert package.run() == ["11", "0"]
-
-
-def test_the_cache_outlives_changes_of_what_a_function_does_not_use(package):
-    assert package.run() == ["6", "0"]
-    package.write("neighbour", "from pack.jit import compiled\n\n\n@compiled\ndef other(x):\n    return x + 1\n")
-    package.write("constants", "# A comment.\nOFFSET = 0\nUNUSED = 5\n")
-    assert package.run() == ["6", "1"]
 
 
 _COMPILE = """
@@ -109,21 +104,18 @@ print(outer(2), count.n)
 """
 
 
-def test_of_processes_that_start_together_one_compiles_and_the_others_wait(package):
+def test_of_processes_that_start_together_one_compiles_and_one_that_dies_stops_no_other(package):
     processes = [package.start(_COMPILE) for _ in range(3)]
     results = [process.communicate()[0].split() for process in processes]
     assert {result[0] for result in results} == {"6"}
     # One compiled both functions; the others loaded one that has the other in it.
     assert sorted(int(result[1]) for result in results) == [0, 0, 2]
-
-
-def test_a_process_that_dies_while_it_compiles_stops_no_other(package):
-    assert package.run() == ["6", "0"]  # makes the folder
     (lock,) = package.cache.glob(f"*/{numba_side._LOCK_NAME}")
     code = (
         f"import fcntl, os; fcntl.flock(open({str(lock)!r}, 'ab'), fcntl.LOCK_EX); print('held', flush=True); input()"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-S", "-c", code]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     package.write("constants", "OFFSET = 1\n")
     waiting = package.start(_COMPILE)

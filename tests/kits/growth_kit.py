@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,11 @@ def star_field(size: int = 384, step: int = 84, seed: int = 0, bright: float = 4
     return Field(gx, gy, flux, light)
 
 
+@functools.cache
+def _blank(shape: tuple[int, int], reference: CalibrationReference) -> Exposure:
+    return make_exposure(shape, psf=MoffatPSF(fwhm=FWHM, beta=BETA), reference=reference, gain=GAIN)
+
+
 def observe(
     field: Field, seed: int, *, stated: CalibrationReference | None = None, zeropoint: float = ZEROPOINT
 ) -> Exposure:
@@ -61,10 +67,9 @@ def observe(
     variance = SKY_VARIANCE + field.light / GAIN
     image = field.light + np.sqrt(variance) * rng.standard_normal(field.light.shape) + 50.0
     reference = stated or CalibrationAperture(12.0, 2.4, "made for a test")
-    blank = make_exposure(field.light.shape, psf=MoffatPSF(fwhm=FWHM, beta=BETA), reference=reference, gain=GAIN)
     planes = make_planes(image, variance, mask_planes=MASK_PLANES)
     calib = PhotoCalib.from_zeropoint(zeropoint, reference=reference, reference_origin="made for a test")
-    return blank.replace(planes=planes, photo_calib=calib)
+    return _blank(field.light.shape, reference).replace(planes=planes, photo_calib=calib)
 
 
 def magnitudes(field: Field, true_radius: float, zeropoint: float = ZEROPOINT) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import yaml
 from astropy.table import QTable
 
+from kits.made_once import made_once
 from kits.plain_images import SCALE, write_plain_image
 from skygraft.campaign import Campaign
 from skygraft.catalog import write_catalog
@@ -79,18 +79,14 @@ def write_survey(folder: Path) -> Path:
     return path
 
 
-@functools.cache
-def _made(folder: Path) -> Path:
-    # Each folder of tests has its own fixture; what it makes is made once in a process.
-    path = write_survey(folder)
-    assert Campaign.from_yaml(path).run(n_workers=0).ok
-    return path
-
-
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The YAML file of the campaign, which has been run; not to be changed."""
-    return _made(tmp_path_factory.getbasetemp() / "views-campaign")
+
+    def make(folder: Path) -> None:
+        assert Campaign.from_yaml(write_survey(folder)).run(n_workers=0).ok
+
+    return made_once(tmp_path_factory, "views-campaign", make) / "campaign.yaml"
 
 
 @pytest.fixture

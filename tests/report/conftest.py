@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from kits.campaign_fixtures import SETTINGS, expected, kit, make_campaign, merged, pristine, survey
+from kits.campaign_fixtures import expected, kit, make_campaign, pristine, survey
+from kits.finished_campaign import copied, copy_finished, finished
 from kits.made_once import made_once
 from report.recovery_tables import write_recovery
 from skygraft.campaign import Campaign
 from skygraft.report import make_report
 
-__all__ = ["expected", "kit", "make_campaign", "pristine", "survey"]
+__all__ = ["copied", "expected", "finished", "kit", "make_campaign", "pristine", "survey"]
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-
-
-@functools.cache
-def _finished(pristine: Path, root: Path) -> Path:
-    path = root / "campaign.yaml"
-    root.mkdir()
-    settings: dict[str, Any] = {
-        "survey": {"root": str(pristine)},
-        "catalog": {"path": str(pristine / "fakes.parquet")},
-        "output": "out",
-    }
-    path.write_text(yaml.safe_dump(merged(SETTINGS, settings)))
-    assert Campaign.from_yaml(path).run(n_workers=0).ok
-    return path
-
-
-@pytest.fixture(scope="session")
-def finished(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Configuration of a campaign that has been run and nothing else; not to be changed."""
-    return _finished(pristine, tmp_path_factory.getbasetemp() / "report-finished")
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +28,7 @@ def reported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Campai
     """A copy of it with recovery tables and its report; not to be changed."""
 
     def make(folder: Path) -> None:
-        shutil.copytree(finished.parent, folder)
+        copy_finished(finished, folder)
         campaign = Campaign.from_yaml(folder / "campaign.yaml")
         write_recovery(campaign, m50=21.0)
         assert make_report(campaign) == campaign.layout.root / "report" / "report.html"
@@ -59,22 +38,14 @@ def reported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Campai
 
 @pytest.fixture
 def no_figure_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports of tests that read the page alone: its figures are in it, and are not written beside it."""
-    monkeypatch.setattr("skygraft.report.studio.save", lambda *_: None)
+    """Reports of tests that read the page alone: its figures are in it; the files beside it are empty."""
 
+    def touch(_: object, folder: Path, name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix in ("png", "pdf"):
+            (folder / f"{name}.{suffix}").touch()
 
-@pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Callable[..., Campaign]:
-    """Make a copy of it that a test may change, with other settings that no pixel depends on."""
-
-    def copy(name: str = "copy", **changes: Any) -> Campaign:
-        folder = Path(shutil.copytree(finished.parent, tmp_path / name))
-        path = folder / "campaign.yaml"
-        content = merged(yaml.safe_load(path.read_text()), changes)
-        path.write_text(yaml.safe_dump(content))
-        return Campaign.from_yaml(path)
-
-    return copy
+    monkeypatch.setattr("skygraft.report.studio.save", touch)
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ def changed(folder: Path, **columns: Any) -> Any:
     return ds.dataset(files[0]).to_table().to_pandas()
 
 
+@pytest.mark.usefixtures("no_figure_files")
 def test_transients_and_crowding(copied: Callable[..., Campaign]) -> None:
     campaign = copied()
     folder = write_recovery(campaign, m50=21.0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.exposure import Exposure
-from skygraft.photometry import aperture_flux, enclosed_flux
+from skygraft.photometry import aperture_flux, aperture_weights
 
 __all__ = ["Growth", "annulus_of", "growth_radii", "measure_growth", "psf_fit_flux", "psf_fraction"]
 
@@ -210,6 +211,12 @@ def _spread_positions(exposure: Exposure, x: Floats, y: Floats) -> tuple[Floats,
     return x[there], y[there]
 
 
+@lru_cache(maxsize=4)
+def _weights(shape: tuple[int, int], radii: tuple[float, ...]) -> tuple[Floats, ...]:
+    """Weights of a kernel's pixels in apertures: images of one survey ask for those of the same radii again."""
+    return tuple(aperture_weights(shape, radius) for radius in radii)
+
+
 def psf_fraction(exposure: Exposure, radii: ArrayLike, x: ArrayLike = (), y: ArrayLike = ()) -> Floats:
     """Evaluate the part of the PSF model's light inside circles, at positions.
 
@@ -231,9 +238,11 @@ def psf_fraction(exposure: Exposure, radii: ArrayLike, x: ArrayLike = (), y: Arr
     radii = np.asarray(radii, dtype=np.float64)
     if not len(sx) or exposure.psf is None:
         return np.zeros((0, len(radii)))
-    kernels = exposure.psf.kernels(sx, sy)
+    kernels = np.asarray(exposure.psf.kernels(sx, sy), dtype=np.float64)
     total = kernels.sum(axis=(1, 2), dtype=np.float64)
-    return np.stack([enclosed_flux(kernels, float(r)) / total for r in radii], axis=1)
+    with np.errstate(invalid="ignore"):  # an infinite pixel gives NaN
+        inside = [np.einsum("nij,ij->n", kernels, w) for w in _weights(kernels.shape[1:], (*radii.tolist(),))]
+    return np.stack(inside, axis=1) / total[:, None]
 
 
 def psf_fit_flux(
