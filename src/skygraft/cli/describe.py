@@ -10,6 +10,7 @@ from skygraft.cli.common import in_options
 from skygraft.errors import CalibrationError, PsfError, SkygraftError
 from skygraft.exposure import COADD_NOISE, DIFFERENCE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, PHOTON_VARIANCE, Exposure
 from skygraft.formats.base import CAUTION
+from skygraft.lazy import left_out
 from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import CalibrationAperture, kernel_scale
 from skygraft.psf import PSF, CellPSF, CoaddPSF, defined_position, kernel_fwhm
@@ -127,7 +128,8 @@ def _describe_psf(exposure: Exposure, x: Any, y: Any, scale: float) -> dict[str,
         **_describe_parts(psf, x, y),
     }
     if isinstance(reference, CalibrationAperture):
-        tied = kernel_scale("calibrated", reference, kernels, psf.flux_outside(x, y), invalid="nan")
+        with left_out("charset_normalizer"):  # scipy imports numpy's Fortran parser, and that this
+            tied = kernel_scale("calibrated", reference, kernels, psf.flux_outside(x, y), invalid="nan")
         content["fraction_in_aperture"] = _finite(tied.aperture_fraction[0])
         content["psf_sum_offset_mag"] = _finite(tied.psf_sum_offset[0])
     return content
