@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from skygraft.cli.common import in_options
+from skygraft.cli.gain_sample import sample_pixels
 from skygraft.errors import CalibrationError, PsfError, SkygraftError
-from skygraft.exposure import COADD_NOISE, DIFFERENCE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, PHOTON_VARIANCE, Exposure
+from skygraft.exposure import COADD_NOISE, DIFFERENCE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.base import CAUTION
 from skygraft.lazy import left_out
 from skygraft.noise import Gain, check_gain, estimate_gain
@@ -30,6 +31,7 @@ HOW_TO_SET = (
 
 def describe_exposure(exposure: Exposure) -> dict[str, Any]:
     """Return everything that matters for injection, evaluated at the middle of the image, as JSON types."""
+    exposure.plain.name_bits()
     x, y = (np.array([middle]) for middle in exposure.box.center)
     ra, dec = exposure.wcs.pixel_to_world_values(x, y)
     scale = float(pixel_scale(exposure.wcs, x, y)[0])
@@ -42,7 +44,7 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
         "shape": list(exposure.shape),
         "xy0": list(exposure.xy0),
         "units": exposure.plain.units,
-        "has_variance": exposure.variance is not None,
+        "has_variance": "variance" in exposure.plain,
         "wcs": {
             "kind": type(exposure.wcs).__name__,
             "pixel_scale": scale,
@@ -151,21 +153,24 @@ def _finite(value: float) -> float | None:
 
 
 def _describe_gain(exposure: Exposure) -> dict[str, Any]:
-    # Pixels of sources are needed for the slope of variance against flux; flagged bad pixels are excluded.
-    spoilt = sum(v for n, v in exposure.mask_planes.items() if not n.startswith(("DETECTED", "INJECTED")))
-    variance = exposure.extra.get(PHOTON_VARIANCE, exposure.variance)
-    planes = exposure.image, variance, (exposure.mask & spoilt) == 0
-    reason = str(exposure.extra.get(NO_GAIN, ""))
+    reason, some = str(exposure.extra.get(NO_GAIN, "")), ""
     try:
-        if exposure.gain is None:
-            gain = estimate_gain(*planes, recorded=reason)
-        else:
-            gain = Gain(exposure.gain, exposure.gain_origin)
-            if not gain.origin.startswith("given"):
-                check_gain(gain, *planes)
+        recorded = None if exposure.gain is None else Gain(exposure.gain, exposure.gain_origin)
+        if recorded is not None and recorded.origin.startswith("given"):
+            return _gain_content(recorded, "", reason)
+        sample = sample_pixels(exposure, for_fit=recorded is None)
+        some = f" (from {sample.words})" if sample.words else ""
+        if recorded is None:
+            return _gain_content(estimate_gain(*sample.planes, recorded=reason), some, reason)
+        agrees = check_gain(recorded, *sample.planes)
+        return _gain_content(recorded, f", in accord with the variance{some}" if agrees and some else "", reason)
     except CalibrationError as error:
-        return {"electrons_per_unit": None, "origin": _words(error)}
-    return {"electrons_per_unit": gain.median, "origin": f"{gain.origin}; {reason}" if reason else gain.origin}
+        return {"electrons_per_unit": None, "origin": f"{_words(error)}{some}"}
+
+
+def _gain_content(gain: Gain, more: str, reason: str) -> dict[str, Any]:
+    origin = f"{gain.origin}{more}"
+    return {"electrons_per_unit": gain.median, "origin": f"{origin}; {reason}" if reason else origin}
 
 
 def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:

@@ -131,7 +131,7 @@ class _Inspector:
             from skygraft.cli.describe import describe_exposure, describe_rows
 
         given = (self.format, self.aperture, self.psf, self.zeropoint, self.hdu)
-        content = describe_exposure(read_image(path, *given, self.options))
+        content = describe_exposure(read_image(path, *given, self.options, lazily=True))
         return content, describe_rows(content)
 
     def lost(self, path: Path, reason: str) -> Any:

@@ -35,6 +35,7 @@ from skygraft.fitsfile.tile_header import (
     TileHeader,
     tile_shape_of,
 )
+from skygraft.lazy import Tally
 
 __all__ = ["TiledImage", "as_row", "tile_slices"]
 
@@ -43,6 +44,8 @@ _LEAST_GZIP = 18
 """Bytes of a gzip stream's header and trailer."""
 _BadDeflateError: type[Exception] = cast(Any, isal_zlib.error)
 _ROWS_AT_ONCE = 64
+_in_parts = Tally(4_000_000)
+"""Pixels read without code that is compiled for it: to load that takes half a second."""
 _AT_ONCE = 1 << 17
 """Pixels that are processed at a time, so that they stay in the processor's cache from one step to the next."""
 
@@ -239,6 +242,8 @@ class TiledImage:
                 if algorithm == "PLIO_1":
                     check_plio(words, size)
                 numbers = np.asarray(codec.decode(words))
+                if self.algorithm == "RICE_1" and numbers.itemsize == 1:
+                    numbers = numbers.view(np.uint8)  # as everywhere in FITS
         except codec_errors() as error:
             raise self._damaged(tile, error) from error
         if numbers.size < size:
@@ -272,10 +277,6 @@ class TiledImage:
         if len(raw) != itemsize * size or itemsize not in allowed:
             raise self._damaged(tile, f"{len(raw)} bytes for {size} pixels")
         numbers = np.frombuffer(raw, np.uint8)
-        if algorithm == "GZIP_2" and itemsize == 4:
-            words = np.empty((1, size), np.uint32)
-            unshuffle_words(numbers, words, 0, 0, 1, size)
-            return words.view(np.float32 if floats else np.int32)
         if algorithm == "GZIP_2":
             numbers = unshuffle(numbers, itemsize)
         return numbers.view(
@@ -310,7 +311,7 @@ class TiledImage:
         """Return whether a tile stores its pixels losslessly, not quantised."""
         return self.quantisation is None or self.column_of(tile) != COMPRESSED
 
-    def values(self, tile: int, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def values(self, tile: int, stored: NDArray[Any], dtype: np.dtype[Any], *, in_numpy: bool = False) -> NDArray[Any]:
         """Convert the stored numbers of a tile to pixel values.
 
         Parameters
@@ -321,6 +322,8 @@ class TiledImage:
             Result of `stored`.
         dtype : dtype
             Type of the pixel values.
+        in_numpy : bool
+            Whether nothing compiled is loaded for it.
 
         Returns
         -------
@@ -328,7 +331,8 @@ class TiledImage:
         """
         if self.quantisation is None or self.lossless(tile):
             return self.scaling.decode(stored, dtype)
-        return self._quantised_values(np.array([tile]), *as_row(stored), dtype).reshape(stored.shape)
+        row = self._quantised_values(np.array([tile]), *as_row(stored), dtype, in_numpy=in_numpy)
+        return row.reshape(stored.shape)
 
     def unquantised(self, tile: int, stored: NDArray[Any]) -> NDArray[Any]:
         """Convert the stored numbers of a quantised tile to floats, without applying the image's BSCALE and BZERO."""
@@ -337,11 +341,18 @@ class TiledImage:
         return self.quantisation.values(np.array([tile]), *as_row(stored), dtype).reshape(stored.shape)
 
     def _quantised_values(
-        self, tiles: NDArray[np.int64], numbers: NDArray[np.int32], counts: NDArray[np.int64], dtype: np.dtype[Any]
+        self,
+        tiles: NDArray[np.int64],
+        numbers: NDArray[np.int32],
+        counts: NDArray[np.int64],
+        dtype: np.dtype[Any],
+        *,
+        in_numpy: bool = False,
     ) -> NDArray[Any]:
         assert self.quantisation is not None
         # Rounded to the stored type first, as in other readers.
-        values = self.quantisation.values(tiles, numbers, counts, self.scaling.dtype.newbyteorder("="))
+        stored = self.scaling.dtype.newbyteorder("=")
+        values = self.quantisation.values(tiles, numbers, counts, stored, in_numpy=in_numpy)
         if not self.scaling.trivial:
             values = values * self.scaling.bscale + self.scaling.bzero
         return values.astype(dtype, copy=False)
@@ -367,6 +378,10 @@ class TiledImage:
         """
         out = np.empty(self.shape, dtype or self.scaling.dtype.newbyteorder("="))
         wanted = np.arange(self.n_rows) if only is None else only
+        if only is not None and not _in_parts.is_much(len(only) * math.prod(self.tile_shape)):
+            for tile in only.tolist():
+                out[self.slices(tile)] = self.values(tile, self.stored(tile), out.dtype, in_numpy=True)
+            return out
         rice_coded = self.rice_coded(wanted)
         for tiles in self.batches_of(wanted[rice_coded]):
             numbers, counts = self.rice_numbers(tiles)

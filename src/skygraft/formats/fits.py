@@ -267,8 +267,8 @@ class FitsFormat(Format):
         if opened.layout.mask is not None:
             header = list_hdus(opened.layout.mask.path)[opened.layout.mask.hdu].header
             named = mask_planes_of(np.zeros(0, dtype=np.int32), header, named)
-        dataset = open_planes(stored, mask_planes=named, units=found.unit, chunks=chunks)
-        return self._exposure(opened, given, dataset, found, stamps)
+        lazy = open_planes(stored, mask_planes=named, units=found.unit, chunks=chunks, nameless_bits=True)
+        return self._exposure(opened, given, lazy, found, stamps)
 
     def _exposure(
         self,
