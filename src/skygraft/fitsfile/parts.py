@@ -21,6 +21,7 @@ from skygraft.errors import CorruptFileError, FormatError
 from skygraft.fitsfile.cards import header_of
 from skygraft.fitsfile.open import fits_errors, map_fits
 from skygraft.fitsfile.pixels import PixelScaling
+from skygraft.fitsfile.tile_parts import decode_parts, ranges_of, tiles_on
 from skygraft.fitsfile.tiles import TiledImage
 from skygraft.places import RangedFile
 
@@ -203,10 +204,9 @@ class StoredImage:
         if self.remote is not None:
             data[:n_bytes] = _table(self, n_bytes)
         tiled = TiledImage(header, data, path=self.path, hdu=self.hdu, in_part=self.remote is not None)
-        tiles = np.unique(np.concatenate([tiled.tiles_on(rows, columns) for rows, columns in parts]))
-        self._fetch(data, tiled.ranges_of(tiles))
-        image = tiled.decode(dtype, tiles).reshape(self.shape)
-        return [image[rows.start : rows.stop, columns.start : columns.stop].copy() for rows, columns in parts]
+        if self.remote is not None:
+            self._fetch(data, [at for part in parts for at in ranges_of(tiled, tiles_on(tiled, *part))])
+        return decode_parts(tiled, parts, dtype)
 
 
 @functools.lru_cache(maxsize=64)

@@ -35,7 +35,6 @@ from skygraft.fitsfile.tile_header import (
     TileHeader,
     tile_shape_of,
 )
-from skygraft.lazy import Tally
 
 __all__ = ["TiledImage", "as_row", "tile_slices"]
 
@@ -44,8 +43,6 @@ _LEAST_GZIP = 18
 """Bytes of a gzip stream's header and trailer."""
 _BadDeflateError: type[Exception] = cast(Any, isal_zlib.error)
 _ROWS_AT_ONCE = 64
-_in_parts = Tally(4_000_000)
-"""Pixels read without code that is compiled for it: to load that takes half a second."""
 _AT_ONCE = 1 << 17
 """Pixels that are processed at a time, so that they stay in the processor's cache from one step to the next."""
 
@@ -378,10 +375,6 @@ class TiledImage:
         """
         out = np.empty(self.shape, dtype or self.scaling.dtype.newbyteorder("="))
         wanted = np.arange(self.n_rows) if only is None else only
-        if only is not None and not _in_parts.is_much(len(only) * math.prod(self.tile_shape)):
-            for tile in only.tolist():
-                out[self.slices(tile)] = self.values(tile, self.stored(tile), out.dtype, in_numpy=True)
-            return out
         rice_coded = self.rice_coded(wanted)
         for tiles in self.batches_of(wanted[rice_coded]):
             numbers, counts = self.rice_numbers(tiles)
@@ -399,23 +392,6 @@ class TiledImage:
             else:
                 out[where] = self.values(tile, self.stored(tile), out.dtype)
         return out
-
-    def tiles_on(self, rows: range, columns: range) -> NDArray[np.int64]:
-        """Return the tiles that hold pixels of some rows and columns, in the order of the file."""
-        (ty, tx), (gy, gx) = self.tile_shape[-2:], self.grid[-2:]
-        down = np.arange(rows.start // ty, min(-(-rows.stop // ty), gy))
-        along = np.arange(columns.start // tx, min(-(-columns.stop // tx), gx))
-        return np.ravel(down[:, None] * gx + along[None, :])
-
-    def ranges_of(self, tiles: NDArray[np.int64]) -> list[tuple[int, int]]:
-        """Return where the bytes of some tiles are: first byte, and one past the last, from the start of the table."""
-        heap = int(self.header.header.get("THEAP", self.rows.size))
-        found = []
-        for tile in tiles.tolist():
-            column = self.column_of(tile)
-            count, offset = self.descriptors[column][tile].tolist()
-            found.append((heap + offset, heap + offset + count * TFORM_BYTES[self.columns[column].element]))
-        return found
 
     def check(self) -> None:
         """Raise `CorruptFileError` for the first tile that cannot be decompressed."""

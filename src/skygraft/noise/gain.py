@@ -54,20 +54,25 @@ class Gain:
     origin: str
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.value)
-        # Infinite and NaN values show in the extremes.
-        if not (np.min(values) > 0 and np.max(values) < np.inf):
+        low, high = self._extremes
+        # Infinite and NaN values show in them.
+        if not (low > 0 and high < np.inf):
             raise CalibrationError(
-                f"the gain ({self.origin}) is not positive and finite everywhere: {np.min(values)} to {np.max(values)}",
+                f"the gain ({self.origin}) is not positive and finite everywhere: {low} to {high}",
                 key="gain",
                 fix=_HOW_TO_SET,
             )
 
     @functools.cached_property
+    def _extremes(self) -> tuple[Any, Any]:
+        return np.min(self.value), np.max(self.value)
+
+    @functools.cached_property
     def median(self) -> float:
         """The median over the image, electrons per image unit."""
-        values = np.asarray(self.value)
-        low, high = np.min(values), np.max(values)
+        values, (low, high) = np.asarray(self.value), self._extremes
+        if low == high:
+            return float(low)
         n_low = int(np.count_nonzero(values == low))
         # Maps of two amplifiers have two values.
         if n_low + int(np.count_nonzero(values == high)) != values.size or 2 * n_low == values.size:
