@@ -46,7 +46,8 @@ def test_help_loads_no_library(tmp_path, command):
 def test_inspect_loads_nothing_that_draws_or_distributes(tmp_path):
     image = write_plain_image(tmp_path / "image.fits", 150.0, 2.0, 64)
     heavy = {
-        "asdf", "charset_normalizer", "numcodecs", "dask.array", "distributed", "galsim", "llvmlite", "matplotlib", "numba", "pandas.core", "pyarrow.compute",
+        "asdf", "charset_normalizer", "numcodecs",
+        "dask.array", "distributed", "galsim", "llvmlite", "matplotlib", "numba", "pandas.core", "pyarrow.compute",
         "pyarrow.lib", "pyarrow.parquet", "scipy.fft", "scipy.interpolate", "scipy.ndimage", "scipy.optimize",
         "scipy.stats", "skygraft.catalog.io", "skygraft.injection.core", "skygraft.noise.poisson",
         "skygraft.psf.measure_loops", "skygraft.render.engine", "skygraft.render.sersic", "xarray",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from skygraft.formats.base import CAUTION
 from skygraft.lazy import left_out
 from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import CalibrationAperture, kernel_scale
+from skygraft.place_names import STUBS_KIND, as_kind, is_copy
 from skygraft.psf import PSF, CellPSF, CoaddPSF, defined_position, kernel_fwhm
 from skygraft.wcs import pixel_scale
 
@@ -52,6 +54,7 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
         },
         "mask_planes": exposure.mask_planes,
         "caution": exposure.extra.get(CAUTION),
+        "fetched_whole": _fetched_whole(exposure.path),
     }
     content["photo_calib"] = _describe_calibration(exposure, x, y)
     content["psf"] = _describe_psf(exposure, x, y, scale)
@@ -69,6 +72,13 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
     content["no_photo_calib"] = _reason(exposure, NO_PHOTO_CALIB)
     content["no_psf"] = _reason(exposure, NO_PSF)
     return content
+
+
+def _fetched_whole(path: Path | None) -> int | None:
+    """Return the size of a file in a store, of which all was fetched; None if parts of it were, or it is no such."""
+    if path is None or not is_copy(path) or as_kind(path, STUBS_KIND) == path:
+        return None
+    return path.stat().st_size
 
 
 def _reason(exposure: Exposure, key: str) -> str | None:
@@ -180,6 +190,7 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
         ("image", f"{content['image_id']}  ({_pairs(content['data_id'])})"),
         ("format", str(content["format"])),
         *([("caution", content["caution"])] if content.get("caution") else []),
+        *([("fetched", _fetched_words(content["fetched_whole"]))] if content.get("fetched_whole") else []),
         ("size", f"{nx} x {ny} pixels" + (f" from ({x0}, {y0})" if (x0, y0) != (0, 0) else "")),
         ("exposed", _exposed(content)),
         ("WCS", f"{wcs['kind']}, {wcs['pixel_scale']:.4f} arcsec/pix, centre {wcs['center'][0]:.5f} "
@@ -231,6 +242,10 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("difference", difference_words(difference)))
     rows.append(("mask planes", ", ".join(content["mask_planes"]) or "none"))
     return rows
+
+
+def _fetched_words(n_bytes: int) -> str:
+    return f"the whole file, {n_bytes:,} bytes: its server, its format or its compression gives no parts"
 
 
 def _pairs(parts: dict[str, Any]) -> str:

@@ -294,12 +294,13 @@ def _open_planes(opened: AfwFile, found: ImageCalibration, chunks: Chunks) -> xr
     """Planes that are read later; None if they can only be read as a whole."""
     from skygraft.formats.parts import StoredPlane, open_planes
 
-    planes = [StoredPlane.find(plane, exact=True) for plane in planes_of(opened)]
-    stored = {plane.name: plane for plane in planes if plane is not None}
-    if len(stored) < len(planes):
+    found_planes = [StoredPlane.find(plane, exact=True) for plane in planes_of(opened)]
+    stored = {plane.name: plane for plane in found_planes if plane is not None}
+    if len(stored) < len(found_planes):
         return None
     names = _mask_planes(opened.header("MASK"), opened.path)
-    return open_planes(stored, mask_planes=names, units=found.unit, xy0=found.xy0, chunks=chunks)
+    planes: xr.Dataset = open_planes(stored, mask_planes=names, units=found.unit, xy0=found.xy0, chunks=chunks)
+    return planes
 
 
 def _mask_planes(header: fits.Header, path: Path) -> dict[str, int]:

@@ -30,7 +30,7 @@ def combine_few(weights: _Numbers, basis: _Numbers, out: _Numbers) -> bool:
             return False
 
     def five(b: int) -> _Numbers:
-        total = weights[:, b, None] * basis[b]
+        total: _Numbers = weights[:, b, None] * basis[b]
         for k in range(b + 1, b + _FIVE):
             total = _fused(weights[:, k, None], basis[k], total)
         return total

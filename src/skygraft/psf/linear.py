@@ -10,7 +10,7 @@ import abc
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -200,7 +200,7 @@ def combine[T: (np.float64, np.float32)](weights: NDArray[T], basis: NDArray[T])
         return out.reshape(weights.shape[0], *basis.shape[1:])
     weights, flat = np.ascontiguousarray(weights, dtype=basis.dtype), np.ascontiguousarray(flat)
     much = basis.dtype != np.float64 or _combined.is_much(out.size * len(flat))
-    if much or not combine_few(weights, flat, out):
+    if much or not combine_few(cast(Any, weights), cast(Any, flat), cast(Any, out)):
         combine_into(weights, flat, out)
     return out.reshape(weights.shape[0], *basis.shape[1:])
 
