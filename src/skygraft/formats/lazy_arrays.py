@@ -17,7 +17,7 @@ from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
 from skygraft.formats.base import Chunks
-from skygraft.formats.parts import PLANE_DTYPES, StoredPlane
+from skygraft.formats.stored_plane import PLANE_DTYPES, StoredPlane
 from skygraft.planes import PLANE_DIMS
 
 __all__ = ["open_dataset"]
