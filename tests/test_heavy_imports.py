@@ -46,7 +46,7 @@ def test_help_loads_no_library(tmp_path, command):
 def test_inspect_loads_nothing_that_draws_or_distributes(tmp_path):
     image = write_plain_image(tmp_path / "image.fits", 150.0, 2.0, 64)
     heavy = {
-        "asdf", "charset_normalizer", "numcodecs",
+        "asdf", "charset_normalizer.api", "numcodecs.registry",
         "dask.array", "distributed", "galsim", "llvmlite", "matplotlib", "numba", "pandas.core", "pyarrow.compute",
         "pyarrow.lib", "pyarrow.parquet", "scipy.fft", "scipy.interpolate", "scipy.ndimage", "scipy.optimize",
         "scipy.stats", "skygraft.catalog.io", "skygraft.injection.core", "skygraft.noise.poisson",
@@ -54,6 +54,13 @@ def test_inspect_loads_nothing_that_draws_or_distributes(tmp_path):
     }  # fmt: skip
     code = "from skygraft.cli import main; main()"
     assert imported(heavy, tmp_path / "report", code, "inspect", str(image), "--psf", "moffat:0.9 arcsec") == set()
+
+
+def test_inspecting_a_calexp_loads_nothing_compiled(tmp_path, data_dir):
+    image = data_dir / "cfht_849375/calexp-849375-12.fits.fz"
+    heavy = {"asdf", "llvmlite", "numba", "numcodecs.registry", "xarray"}
+    code = "from skygraft.cli import main; main()"
+    assert imported(heavy, tmp_path / "report", code, "inspect", str(image)) == set()
 
 
 _INJECT = """

@@ -6,7 +6,8 @@ from skygraft.psf.cells import CellPSF
 from skygraft.psf.coadd import CoaddInput, CoaddPSF
 from skygraft.psf.conformance import check_psf
 from skygraft.psf.fine import FineGrid, SubPixelBasis
-from skygraft.psf.image_files import PsfImageOptions, psf_image_header, read_psf_image
+from skygraft.psf.image_files import psf_image_header, read_psf_image
+from skygraft.psf.image_options import PsfImageOptions
 from skygraft.psf.kernel import FixedKernelPSF, KernelBasisPSF
 from skygraft.psf.linear import LinearPSF, SinglePrecisionBasis
 from skygraft.psf.matched import (
