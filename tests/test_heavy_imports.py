@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kits.plain_images import write_plain_image
-from skygraft.lazy import lazy_module
+from skygraft.lazy import Tally, lazy_module, left_out
 
 # Reported by an audit hook, which processes that are forked on the way inherit.
 _WATCH = """
@@ -110,3 +111,18 @@ def test_a_lazy_module_is_the_library_itself():
         _ = lazy.no_such_function
     with pytest.raises(ModuleNotFoundError, match="no_such_library"):
         _ = lazy_module("no_such_library").anything
+
+
+def test_libraries_that_are_left_out_can_be_imported_afterwards():
+    sys.modules.pop("this_is_not_there", None)
+    with left_out("wave", "json", "this_is_not_there"):
+        with pytest.raises(ModuleNotFoundError, match="wave"):
+            importlib.import_module("wave")
+        assert importlib.import_module("json") is json  # which had been imported before
+    assert importlib.import_module("wave").open
+    assert "this_is_not_there" not in sys.modules
+
+
+def test_a_tally_adds_up():
+    tally = Tally(10)
+    assert [tally.is_much(n) for n in (4, 6, 1, 0)] == [False, False, True, True]

@@ -68,7 +68,8 @@ def lazy_module(name: str) -> Any:
 def left_out(*names: str) -> Iterator[None]:
     """Let libraries that are imported meanwhile do without others that they only use if these are installed.
 
-    For commands of a second that use nothing of them; they can be imported afterwards, as ever.
+    For commands of a second that use nothing of them; they can be imported afterwards, as ever. Imports of compiled
+    extensions (Cython's) do not fail as they should: pandas, for one, cannot be kept from pyarrow.
 
     Parameters
     ----------
