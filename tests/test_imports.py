@@ -11,7 +11,7 @@ import pytest
 import skygraft
 
 ROOT = Path(skygraft.__file__).parent
-ROOMS = ["fitsfile", "wcs", "skymap", "catalog", "formats", "survey", "qa", "demo", "cli"]
+ROOMS = ["fitsfile", "wcs", "skymap", "catalog", "psf", "photometry", "formats", "survey", "qa", "demo", "cli"]
 
 
 def module_name(path: Path) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["lazy_module", "lazy_names"]
+__all__ = ["Tally", "lazy_module", "lazy_names", "left_out"]
 
 
 def lazy_names(package: str, homes: Mapping[str, tuple[str, ...]]) -> Callable[[str], Any]:
@@ -61,3 +62,43 @@ def lazy_module(name: str) -> Any:
         Full name, such as ``"scipy.fft"``.
     """
     return _LazyModule(name)
+
+
+@contextlib.contextmanager
+def left_out(*names: str) -> Iterator[None]:
+    """Let libraries that are imported meanwhile do without others that they only use if these are installed.
+
+    For commands of a second that use nothing of them; they can be imported afterwards, as ever. Imports of compiled
+    extensions (Cython's) do not fail as they should: pandas, for one, cannot be kept from pyarrow.
+
+    Parameters
+    ----------
+    *names : str
+        Modules; those that have been imported already stay as they are.
+    """
+    absent = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type] # None: such an import fails
+    try:
+        yield
+    finally:
+        for name in absent:
+            if sys.modules.get(name) is None:
+                sys.modules.pop(name, None)
+
+
+class Tally:
+    """How much this process has done, to know when loops pay that are compiled for it, or loaded.
+
+    Parameters
+    ----------
+    most : int
+        Up to so much is little.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.done = most, 0
+
+    def is_much(self, n: int) -> bool:
+        """Add n, and return whether it is much by now."""
+        self.done += n
+        return self.done > self.most

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +14,12 @@ from skygraft.errors import FormatError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Planes", "add_mask_plane", "make_planes", "mask_bit", "plane_attrs"]
+__all__ = ["Part", "Planes", "add_mask_plane", "make_planes", "mask_bit", "plane_attrs"]
 
 PLANE_DIMS = ("y", "x")
+
+type Part = tuple[range, range]
+"""Rows and columns of a rectangle, counted from the first pixel of the arrays."""
 
 
 class Planes:
@@ -125,6 +128,19 @@ class Planes:
         if self._dataset is None:
             return self._xy0
         return int(self._dataset["x"].values[0]), int(self._dataset["y"].values[0])
+
+    @property
+    def pieces(self) -> tuple[int, int] | None:
+        """Rows and columns of the least that is read at a time; None for planes in memory."""
+        return None
+
+    def parts(self, name: str, parts: Sequence[Part]) -> list[NDArray[Any]]:
+        """Copy rectangles of a plane."""
+        whole = self[name]
+        return [whole[rows.start : rows.stop, columns.start : columns.stop].copy() for rows, columns in parts]
+
+    def name_bits(self) -> None:
+        """Name the bits of the mask that have no name; formats do that when they read a mask."""
 
     def with_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> Planes:
         """Copy the planes with other arrays in place of some, with attributes of their own; the others are shared.

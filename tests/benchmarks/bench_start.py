@@ -138,6 +138,11 @@ def main() -> None:
         inspect = [*skygraft, "inspect", str(inspected), "--psf", "moffat:0.9 arcsec"]
         run(inspect, folder / "stars-0")
         show("skygraft inspect FILE", [run(inspect, folder / "stars-0") for _ in range(options.repeats)])
+        calexp = Path(os.environ.get("SKYGRAFT_DATA", _THIS.parents[3] / "shared/data"), _CALEXP)
+        if calexp.exists():
+            inspect = [*skygraft, "inspect", str(calexp)]
+            run(inspect, folder / "stars-0")
+            show("skygraft inspect CALEXP", [run(inspect, folder / "stars-0") for _ in range(options.repeats)])
         if not options.no_demo:
             runs = []
             for i in range(options.repeats):
@@ -146,6 +151,8 @@ def main() -> None:
             show("skygraft demo, new machine", runs)
 
 
+_CALEXP = "cfht_849375/calexp-849375-12.fits.fz"
+"""A real one of 2048 x 4612 pixels."""
 _WRITE = (
     "import sys; from pathlib import Path; from kits.plain_images import write_plain_image; "
     "write_plain_image(Path(sys.argv[1]), 150.0, 2.0, 512)"

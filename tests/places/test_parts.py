@@ -19,7 +19,9 @@ from kits.http_kit import FileServer
 from kits.plain_images import plain_header
 from kits.s3_kit import Bucket
 from skygraft.errors import ConfigError, CorruptFileError, FormatError, PlaceError
+from skygraft.fitsfile import tile_parts
 from skygraft.formats.fits import FitsFormat
+from skygraft.lazy import Tally
 from skygraft.planes import make_planes
 
 SIZE = 4096
@@ -61,6 +63,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "gzip of bytes": {"compression_type": "GZIP_1", "tiles": (50, 200)},
     "hcompress": {"compression_type": "HCOMPRESS_1"},
     "integers": {"dtype": "i2", "tiles": (33, 47)},
+    "bytes": {"dtype": "u1", "tiles": (33, 47)},
+    "second dither": {"quantize_method": 2},
 }
 
 
@@ -73,12 +77,13 @@ def same(part: Any, whole: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_part_is_what_the_whole_has_there(tmp_path: Path, kind: str) -> None:
+def test_a_part_is_what_the_whole_has_there(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image(tmp_path / "image.fits", 200, **KINDS[kind])
     whole = skygraft.read_exposure(path)
     with fits.open(path) as file:
         stored = {name: file[name].data.astype("f8") for name in ("IMAGE", "WEIGHT", "MASK")}
-    for chunks in (None, {}, {"y": 60, "x": 90}):
+    for chunks, in_numpy in ((None, True), (None, False), ({}, False), ({"y": 60, "x": 90}, True)):
+        monkeypatch.setattr(tile_parts, "_decoded", Tally(10**9 if in_numpy else 0))
         opened = skygraft.open_exposure(path, chunks=chunks)
         part = opened.cutout((100, 100), size=(30, 41))
         rows, columns = slice(85, 115), slice(80, 121)
@@ -97,6 +102,21 @@ def test_a_part_is_what_the_whole_has_there(tmp_path: Path, kind: str) -> None:
         same(opened.planes.isel(y=-1), whole.planes.isel(y=-1))
         np.testing.assert_array_equal(opened.image, whole.image)
     assert opened.planes["image"].chunks == ((60, 60, 60, 20), (90, 90, 20))
+
+
+def test_planes_are_read_once_and_no_dataset_is_made_for_them(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "image.fits", 100)
+    opened, whole = skygraft.open_exposure(path), skygraft.read_exposure(path)
+    assert opened.image is opened.image and opened.shape == (100, 100) and "variance" in opened.plain
+    opened.image[3, 4] = 77  # a plane that was read is kept, with what is done to it
+    assert opened.cutout((4, 3), size=1).image == 77 and opened.planes["image"].values[3, 4] == 77
+    changed = skygraft.open_exposure(path)
+    other = changed.replace(planes=changed.plain.with_arrays({"image": whole.image + 1}))
+    np.testing.assert_array_equal(other.image, whole.image + 1)
+    np.testing.assert_array_equal(other.mask, whole.mask)
+    again = pickle.loads(pickle.dumps(skygraft.open_exposure(path)))
+    assert again.mask_planes == {"BAD": 1, "SAT": 2}
+    np.testing.assert_array_equal(again.variance, whole.variance)
 
 
 def test_exposures_of_the_pipelines_are_read_in_parts(tmp_path: Path) -> None:

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from skygraft.errors import ConfigError
-from skygraft.psf import PSF, FixedKernelPSF, FwhmMeter, GaussianPSF, KernelBasisPSF, MoffatPSF, kernel_fwhm, measure
+from skygraft.lazy import Tally
+from skygraft.psf import (
+    PSF,
+    FixedKernelPSF,
+    FwhmMeter,
+    GaussianPSF,
+    KernelBasisPSF,
+    MoffatPSF,
+    kernel_fwhm,
+    measure,
+    widths,
+)
 from skygraft.psf.linear import combine
 
 
@@ -78,7 +89,7 @@ def test_few_and_many_kernels_have_the_same_widths_to_the_last_bit(seed: int, sh
     kernels = np.array(whole)[:, : shape[0], : shape[1]] * 10.0 ** rng.uniform(-5, 5, (20, 1, 1))
     kernels += rng.normal(scale=0.003, size=kernels.shape) * np.abs(kernels).max(axis=(1, 2), keepdims=True)
     kernels[0, 0, 0], kernels[1] = np.nan, -1.0
-    few, many = measure._widths(kernels), measure._many_widths(kernels)
+    few, many = widths._widths(kernels), widths._many_widths(kernels)
     assert few.tobytes() == many.tobytes()
     assert np.isfinite(few[2:]).any() or min(shape) < 25
 
@@ -102,15 +113,15 @@ def test_a_basis_is_evaluated_in_numpy_and_in_loops_to_the_same_last_bit(monkeyp
     basis = np.random.default_rng(1).normal(size=(5, *shape))
     found = []
     for most in (10, 0):
-        monkeypatch.setattr(measure, "_kernels", measure._Tally(most))
+        monkeypatch.setattr(measure, "kernels_measured", Tally(most))
         found.append(measure._core_values(basis, 0.3 * shape[0], 0.6 * shape[1], 2.1))
     assert found[0].tobytes() == found[1].tobytes()
     assert np.isfinite(found[0]).all()
 
 
 def test_a_process_that_has_measured_many_goes_on_with_compiled_loops(monkeypatch) -> None:
-    monkeypatch.setattr(measure, "_kernels", measure._Tally(3))
-    monkeypatch.setattr(measure, "_many_widths", lambda kernels: np.full(len(kernels), -1.0))
+    monkeypatch.setattr(widths, "kernels_measured", Tally(3))
+    monkeypatch.setattr(widths, "_many_widths", lambda kernels: np.full(len(kernels), -1.0))
     kernels = GaussianPSF(fwhm=3.0, shape=(15, 15)).kernels([0.0] * 3, [0.0] * 3)
     assert [float(kernel_fwhm(kernels)[0]) < 0 for _ in range(3)] == [False, True, True]
 

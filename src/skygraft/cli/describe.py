@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from skygraft.cli.common import in_options
+from skygraft.cli.gain_sample import sample_pixels
 from skygraft.errors import CalibrationError, PsfError, SkygraftError
-from skygraft.exposure import COADD_NOISE, DIFFERENCE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, PHOTON_VARIANCE, Exposure
+from skygraft.exposure import COADD_NOISE, DIFFERENCE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.base import CAUTION
+from skygraft.lazy import left_out
 from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import CalibrationAperture, kernel_scale
+from skygraft.place_names import STUBS_KIND, as_kind, is_copy
 from skygraft.psf import PSF, CellPSF, CoaddPSF, defined_position, kernel_fwhm
 from skygraft.wcs import pixel_scale
 
@@ -29,6 +33,7 @@ HOW_TO_SET = (
 
 def describe_exposure(exposure: Exposure) -> dict[str, Any]:
     """Return everything that matters for injection, evaluated at the middle of the image, as JSON types."""
+    exposure.plain.name_bits()
     x, y = (np.array([middle]) for middle in exposure.box.center)
     ra, dec = exposure.wcs.pixel_to_world_values(x, y)
     scale = float(pixel_scale(exposure.wcs, x, y)[0])
@@ -41,7 +46,7 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
         "shape": list(exposure.shape),
         "xy0": list(exposure.xy0),
         "units": exposure.plain.units,
-        "has_variance": exposure.variance is not None,
+        "has_variance": "variance" in exposure.plain,
         "wcs": {
             "kind": type(exposure.wcs).__name__,
             "pixel_scale": scale,
@@ -49,6 +54,7 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
         },
         "mask_planes": exposure.mask_planes,
         "caution": exposure.extra.get(CAUTION),
+        "fetched_whole": _fetched_whole(exposure.path),
     }
     content["photo_calib"] = _describe_calibration(exposure, x, y)
     content["psf"] = _describe_psf(exposure, x, y, scale)
@@ -66,6 +72,13 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
     content["no_photo_calib"] = _reason(exposure, NO_PHOTO_CALIB)
     content["no_psf"] = _reason(exposure, NO_PSF)
     return content
+
+
+def _fetched_whole(path: Path | None) -> int | None:
+    """Return the size of a file in a store, of which all was fetched; None if parts of it were, or it is no such."""
+    if path is None or not is_copy(path) or as_kind(path, STUBS_KIND) == path:
+        return None
+    return path.stat().st_size
 
 
 def _reason(exposure: Exposure, key: str) -> str | None:
@@ -127,7 +140,8 @@ def _describe_psf(exposure: Exposure, x: Any, y: Any, scale: float) -> dict[str,
         **_describe_parts(psf, x, y),
     }
     if isinstance(reference, CalibrationAperture):
-        tied = kernel_scale("calibrated", reference, kernels, psf.flux_outside(x, y), invalid="nan")
+        with left_out("charset_normalizer"):  # scipy imports numpy's Fortran parser, and that this
+            tied = kernel_scale("calibrated", reference, kernels, psf.flux_outside(x, y), invalid="nan")
         content["fraction_in_aperture"] = _finite(tied.aperture_fraction[0])
         content["psf_sum_offset_mag"] = _finite(tied.psf_sum_offset[0])
     return content
@@ -149,21 +163,24 @@ def _finite(value: float) -> float | None:
 
 
 def _describe_gain(exposure: Exposure) -> dict[str, Any]:
-    # Pixels of sources are needed for the slope of variance against flux; flagged bad pixels are excluded.
-    spoilt = sum(v for n, v in exposure.mask_planes.items() if not n.startswith(("DETECTED", "INJECTED")))
-    variance = exposure.extra.get(PHOTON_VARIANCE, exposure.variance)
-    planes = exposure.image, variance, (exposure.mask & spoilt) == 0
-    reason = str(exposure.extra.get(NO_GAIN, ""))
+    reason, some = str(exposure.extra.get(NO_GAIN, "")), ""
     try:
-        if exposure.gain is None:
-            gain = estimate_gain(*planes, recorded=reason)
-        else:
-            gain = Gain(exposure.gain, exposure.gain_origin)
-            if not gain.origin.startswith("given"):
-                check_gain(gain, *planes)
+        recorded = None if exposure.gain is None else Gain(exposure.gain, exposure.gain_origin)
+        if recorded is not None and recorded.origin.startswith("given"):
+            return _gain_content(recorded, "", reason)
+        sample = sample_pixels(exposure, for_fit=recorded is None)
+        some = f" (from {sample.words})" if sample.words else ""
+        if recorded is None:
+            return _gain_content(estimate_gain(*sample.planes, recorded=reason), some, reason)
+        agrees = check_gain(recorded, *sample.planes)
+        return _gain_content(recorded, f", in accord with the variance{some}" if agrees and some else "", reason)
     except CalibrationError as error:
-        return {"electrons_per_unit": None, "origin": _words(error)}
-    return {"electrons_per_unit": gain.median, "origin": f"{gain.origin}; {reason}" if reason else gain.origin}
+        return {"electrons_per_unit": None, "origin": f"{_words(error)}{some}"}
+
+
+def _gain_content(gain: Gain, more: str, reason: str) -> dict[str, Any]:
+    origin = f"{gain.origin}{more}"
+    return {"electrons_per_unit": gain.median, "origin": f"{origin}; {reason}" if reason else origin}
 
 
 def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
@@ -173,6 +190,7 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
         ("image", f"{content['image_id']}  ({_pairs(content['data_id'])})"),
         ("format", str(content["format"])),
         *([("caution", content["caution"])] if content.get("caution") else []),
+        *([("fetched", _fetched_words(content["fetched_whole"]))] if content.get("fetched_whole") else []),
         ("size", f"{nx} x {ny} pixels" + (f" from ({x0}, {y0})" if (x0, y0) != (0, 0) else "")),
         ("exposed", _exposed(content)),
         ("WCS", f"{wcs['kind']}, {wcs['pixel_scale']:.4f} arcsec/pix, centre {wcs['center'][0]:.5f} "
@@ -224,6 +242,10 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("difference", difference_words(difference)))
     rows.append(("mask planes", ", ".join(content["mask_planes"]) or "none"))
     return rows
+
+
+def _fetched_words(n_bytes: int) -> str:
+    return f"the whole file, {n_bytes:,} bytes: its server, its format or its compression gives no parts"
 
 
 def _pairs(parts: dict[str, Any]) -> str:

@@ -178,11 +178,12 @@ def read_image(
     zeropoint: float | None,
     hdu: str | None,
     options: dict[str, Any],
+    *,
+    lazily: bool = False,
 ) -> Exposure:
     """Return an image, read as the command line says; ``KIND:FWHM`` stands for an analytic PSF."""
-    from skygraft.formats import read_exposure
+    from skygraft.formats import open_exposure, read_exposure
 
     number = int(hdu) if hdu is not None and hdu.isdecimal() else hdu
-    return read_exposure(
-        path, format=format, aperture=aperture, psf=psf_of(psf), photo_calib=zeropoint, hdu=number, **options
-    )
+    read = open_exposure if lazily else read_exposure
+    return read(path, format=format, aperture=aperture, psf=psf_of(psf), photo_calib=zeropoint, hdu=number, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -41,6 +42,7 @@ from skygraft.cli.image_options import (
     read_image,
     wings_of,
 )
+from skygraft.lazy import left_out
 
 if TYPE_CHECKING:
     from skygraft.survey import SurveyIndex
@@ -104,6 +106,8 @@ class ConventionsName(StrEnum):
 
 
 _LISTED = 100
+_NOT_NEEDED = ("asdf_astropy", "numcodecs")
+"""What astropy imports where it is installed, for tables in ASDF files and codecs of zarr."""
 _TRUTH_FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".csv": "ascii.csv"}
 
 Image = Annotated[Path, typer.Argument(help="The image file.", show_default=False)]
@@ -120,13 +124,17 @@ class _Inspector:
     hdu: str | None
     options: dict[str, Any]
 
-    def __call__(self, path: Path) -> dict[str, Any]:
-        from skygraft.cli.describe import describe_exposure
+    def __call__(self, path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        # All of it in the child: a parent that has loaded libraries is slow to fork, and to end.
+        gc.disable()
+        with left_out(*_NOT_NEEDED):
+            from skygraft.cli.describe import describe_exposure, describe_rows
 
         given = (self.format, self.aperture, self.psf, self.zeropoint, self.hdu)
-        return describe_exposure(read_image(path, *given, self.options))
+        content = describe_exposure(read_image(path, *given, self.options, lazily=True))
+        return content, describe_rows(content)
 
-    def lost(self, path: Path, reason: str) -> dict[str, Any]:
+    def lost(self, path: Path, reason: str) -> Any:
         from skygraft.formats.registry import killed_its_reader
 
         raise killed_its_reader(path, reason)
@@ -152,17 +160,16 @@ def inspect(
 
     Example:  skygraft inspect skygraft-demo/survey/calexp-1002-0.fits
     """
-    from skygraft.cli.describe import describe_rows
     from skygraft.place_names import shown_place
     from skygraft.places import given_path
     from skygraft.processes import careful_map
 
     look = _Inspector(format, aperture, psf, zeropoint, hdu, format_options(option, ccds, allow_pickle))
-    [content] = careful_map(look, [image])
+    [(content, rows)] = careful_map(look, [image])
     if json:
         emit_json(content)
     else:
-        show_rows(describe_rows(content), shown_place(given_path(image)))
+        show_rows(rows, shown_place(given_path(image)))
 
 
 @command

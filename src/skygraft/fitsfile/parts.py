@@ -6,7 +6,7 @@ import functools
 import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from skygraft.errors import CorruptFileError, FormatError
 from skygraft.fitsfile.cards import header_of
 from skygraft.fitsfile.open import fits_errors, map_fits
 from skygraft.fitsfile.pixels import PixelScaling
+from skygraft.fitsfile.tile_parts import decode_parts, ranges_of, tiles_on
 from skygraft.fitsfile.tiles import TiledImage
 from skygraft.places import RangedFile
 
@@ -133,10 +134,13 @@ class StoredImage:
         PlaceError
             If it cannot be read from its store.
         """
+        return self.read_all([(rows, columns)], dtype)[0]
+
+    def read_all(self, parts: Sequence[tuple[range, range]], dtype: np.dtype[Any] | None = None) -> list[NDArray[Any]]:
+        """Read several rectangles, rows and columns of each, as `read` does one; from a store at the same time."""
         with self._data() as data, fits_errors(self.path):
-            if self.tile_shape is None:
-                return self._plain(data, rows, columns, dtype)
-            return self._tiled(data, rows, columns, dtype)
+            read = self._plain if self.tile_shape is None else self._tiled
+            return read(data, parts, dtype)
 
     @contextmanager
     def _data(self) -> Iterator[memoryview]:
@@ -160,7 +164,9 @@ class StoredImage:
 
         self.remote.read([(start + a, start + b) for a, b in ranges], write)
 
-    def _plain(self, data: memoryview, rows: range, columns: range, dtype: np.dtype[Any] | None) -> NDArray[Any]:
+    def _plain(
+        self, data: memoryview, parts: Sequence[tuple[range, range]], dtype: np.dtype[Any] | None
+    ) -> list[NDArray[Any]]:
         header, (ny, nx) = _header(self.cards), self.shape
         scaling = PixelScaling.from_header(header, path=self.path, hdu=self.hdu)
         size = scaling.dtype.itemsize
@@ -171,28 +177,36 @@ class StoredImage:
                 hdu=self.hdu,
                 fix="Copy or download the file again",
             )
-        self._fetch(data, [((row * nx + columns.start) * size, (row * nx + columns.stop) * size) for row in rows])
+        runs = [(row * nx, columns) for rows, columns in parts for row in rows]
+        self._fetch(data, [((at + columns.start) * size, (at + columns.stop) * size) for at, columns in runs])
         whole = np.frombuffer(data, scaling.dtype, count=ny * nx).reshape(ny, nx)
-        stored = whole[rows.start : rows.stop, columns.start : columns.stop]
-        native = scaling.dtype.newbyteorder("=")
+        return [
+            self._values(whole[rows.start : rows.stop, columns.start : columns.stop], scaling, dtype)
+            for rows, columns in parts
+        ]
+
+    def _values(self, stored: NDArray[Any], scaling: PixelScaling, dtype: np.dtype[Any] | None) -> NDArray[Any]:
+        """Convert numbers of an image that is not compressed to pixel values."""
         if dtype is not None:
             return scaling.decode(stored, dtype)
         if scaling.trivial and scaling.blank is None:
-            return stored.astype(native)
+            return stored.astype(scaling.dtype.newbyteorder("="))
         # What numbers with a scale become is left to astropy, as where whole planes are read.
-        part = fits.ImageHDU.fromstring(_cut_header(header, stored.shape).tostring().encode("ascii") + stored.tobytes())
+        header = _cut_header(_header(self.cards), stored.shape)
+        part = fits.ImageHDU.fromstring(header.tostring().encode("ascii") + stored.tobytes())
         return np.ascontiguousarray(part.data, dtype=part.data.dtype.newbyteorder("="))
 
-    def _tiled(self, data: memoryview, rows: range, columns: range, dtype: np.dtype[Any] | None) -> NDArray[Any]:
+    def _tiled(
+        self, data: memoryview, parts: Sequence[tuple[range, range]], dtype: np.dtype[Any] | None
+    ) -> list[NDArray[Any]]:
         header = _header(self.cards)
         n_bytes = int(header["NAXIS1"]) * int(header["NAXIS2"])
         if self.remote is not None:
             data[:n_bytes] = _table(self, n_bytes)
         tiled = TiledImage(header, data, path=self.path, hdu=self.hdu, in_part=self.remote is not None)
-        tiles = tiled.tiles_on(rows, columns)
-        self._fetch(data, tiled.ranges_of(tiles))
-        image = tiled.decode(dtype, tiles).reshape(self.shape)
-        return image[rows.start : rows.stop, columns.start : columns.stop].copy()
+        if self.remote is not None:
+            self._fetch(data, [at for part in parts for at in ranges_of(tiled, tiles_on(tiled, *part))])
+        return decode_parts(tiled, parts, dtype)
 
 
 @functools.lru_cache(maxsize=64)

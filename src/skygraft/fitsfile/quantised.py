@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.fitsfile.pixels import rounding_key, rounding_uniform
-from skygraft.jit import compiled
+from skygraft.jit import compiled, plain
 
 __all__ = ["ZERO", "Quantisation", "dither_randoms"]
 
@@ -64,7 +64,13 @@ class Quantisation:
     seed: int
 
     def values(
-        self, tiles: NDArray[np.int64], numbers: NDArray[np.int32], counts: NDArray[np.int64], dtype: np.dtype[Any]
+        self,
+        tiles: NDArray[np.int64],
+        numbers: NDArray[np.int32],
+        counts: NDArray[np.int64],
+        dtype: np.dtype[Any],
+        *,
+        in_numpy: bool = False,
     ) -> NDArray[Any]:
         """Dequantise some tiles.
 
@@ -78,6 +84,8 @@ class Quantisation:
             Number of pixels in each tile.
         dtype : dtype
             Floating-point type of the result.
+        in_numpy : bool
+            Whether nothing compiled is loaded for it.
 
         Returns
         -------
@@ -85,7 +93,8 @@ class Quantisation:
             Pixel values; zero after the last pixel of a shorter tile.
         """
         out = np.zeros(numbers.shape, dtype)
-        _dequantise(numbers, counts, tiles, *self._columns(), self.dither, self.seed, dither_randoms(), out)
+        dequantise = _dequantise_few if in_numpy else _dequantise
+        dequantise(numbers, counts, tiles, *self._columns(), self.dither, self.seed, dither_randoms(), out)
         return out
 
     def requantise(
@@ -175,6 +184,31 @@ def _dequantise(
             number = np.int64(stored[p])
             value = (stored[p] - dithers[p] + 0.5) * step + offset
             row[p] = np.nan if number == nan else (0.0 if number == exact else value)
+
+
+def _dequantise_few(
+    numbers: NDArray[np.int32],
+    counts: NDArray[np.int64],
+    tiles: NDArray[np.int64],
+    scale: NDArray[np.float64],
+    zero: NDArray[np.float64],
+    blank: NDArray[np.int64],
+    dither: int,
+    seed: int,
+    randoms: NDArray[np.float64],
+    out: NDArray[Any],
+) -> None:
+    """Do what `_dequantise` does in numpy, to the last bit."""
+    for row, stored, t, n in zip(out, numbers, tiles.tolist(), counts.tolist(), strict=True):
+        dithers = np.full(n, 0.5)
+        if dither:
+            plain(_dither)(t, seed, randoms, dithers)
+        number = stored[:n]
+        row[:n] = (number - dithers + 0.5) * scale[t] + zero[t]
+        if dither == 2:
+            row[:n][number == ZERO] = 0.0
+        if len(blank):
+            row[:n][number == blank[t]] = np.nan
 
 
 @compiled

@@ -239,6 +239,8 @@ class TiledImage:
                 if algorithm == "PLIO_1":
                     check_plio(words, size)
                 numbers = np.asarray(codec.decode(words))
+                if self.algorithm == "RICE_1" and numbers.itemsize == 1:
+                    numbers = numbers.view(np.uint8)  # as everywhere in FITS
         except codec_errors() as error:
             raise self._damaged(tile, error) from error
         if numbers.size < size:
@@ -272,10 +274,6 @@ class TiledImage:
         if len(raw) != itemsize * size or itemsize not in allowed:
             raise self._damaged(tile, f"{len(raw)} bytes for {size} pixels")
         numbers = np.frombuffer(raw, np.uint8)
-        if algorithm == "GZIP_2" and itemsize == 4:
-            words = np.empty((1, size), np.uint32)
-            unshuffle_words(numbers, words, 0, 0, 1, size)
-            return words.view(np.float32 if floats else np.int32)
         if algorithm == "GZIP_2":
             numbers = unshuffle(numbers, itemsize)
         return numbers.view(
@@ -310,7 +308,7 @@ class TiledImage:
         """Return whether a tile stores its pixels losslessly, not quantised."""
         return self.quantisation is None or self.column_of(tile) != COMPRESSED
 
-    def values(self, tile: int, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def values(self, tile: int, stored: NDArray[Any], dtype: np.dtype[Any], *, in_numpy: bool = False) -> NDArray[Any]:
         """Convert the stored numbers of a tile to pixel values.
 
         Parameters
@@ -321,6 +319,8 @@ class TiledImage:
             Result of `stored`.
         dtype : dtype
             Type of the pixel values.
+        in_numpy : bool
+            Whether nothing compiled is loaded for it.
 
         Returns
         -------
@@ -328,7 +328,8 @@ class TiledImage:
         """
         if self.quantisation is None or self.lossless(tile):
             return self.scaling.decode(stored, dtype)
-        return self._quantised_values(np.array([tile]), *as_row(stored), dtype).reshape(stored.shape)
+        row = self._quantised_values(np.array([tile]), *as_row(stored), dtype, in_numpy=in_numpy)
+        return row.reshape(stored.shape)
 
     def unquantised(self, tile: int, stored: NDArray[Any]) -> NDArray[Any]:
         """Convert the stored numbers of a quantised tile to floats, without applying the image's BSCALE and BZERO."""
@@ -337,11 +338,18 @@ class TiledImage:
         return self.quantisation.values(np.array([tile]), *as_row(stored), dtype).reshape(stored.shape)
 
     def _quantised_values(
-        self, tiles: NDArray[np.int64], numbers: NDArray[np.int32], counts: NDArray[np.int64], dtype: np.dtype[Any]
+        self,
+        tiles: NDArray[np.int64],
+        numbers: NDArray[np.int32],
+        counts: NDArray[np.int64],
+        dtype: np.dtype[Any],
+        *,
+        in_numpy: bool = False,
     ) -> NDArray[Any]:
         assert self.quantisation is not None
         # Rounded to the stored type first, as in other readers.
-        values = self.quantisation.values(tiles, numbers, counts, self.scaling.dtype.newbyteorder("="))
+        stored = self.scaling.dtype.newbyteorder("=")
+        values = self.quantisation.values(tiles, numbers, counts, stored, in_numpy=in_numpy)
         if not self.scaling.trivial:
             values = values * self.scaling.bscale + self.scaling.bzero
         return values.astype(dtype, copy=False)
@@ -384,23 +392,6 @@ class TiledImage:
             else:
                 out[where] = self.values(tile, self.stored(tile), out.dtype)
         return out
-
-    def tiles_on(self, rows: range, columns: range) -> NDArray[np.int64]:
-        """Return the tiles that hold pixels of some rows and columns, in the order of the file."""
-        (ty, tx), (gy, gx) = self.tile_shape[-2:], self.grid[-2:]
-        down = np.arange(rows.start // ty, min(-(-rows.stop // ty), gy))
-        along = np.arange(columns.start // tx, min(-(-columns.stop // tx), gx))
-        return np.ravel(down[:, None] * gx + along[None, :])
-
-    def ranges_of(self, tiles: NDArray[np.int64]) -> list[tuple[int, int]]:
-        """Return where the bytes of some tiles are: first byte, and one past the last, from the start of the table."""
-        heap = int(self.header.header.get("THEAP", self.rows.size))
-        found = []
-        for tile in tiles.tolist():
-            column = self.column_of(tile)
-            count, offset = self.descriptors[column][tile].tolist()
-            found.append((heap + offset, heap + offset + count * TFORM_BYTES[self.columns[column].element]))
-        return found
 
     def check(self) -> None:
         """Raise `CorruptFileError` for the first tile that cannot be decompressed."""

@@ -15,8 +15,8 @@ from skygraft.formats.registry import (
     recognise_format,
     register_format,
     resolve_format,
-    write_exposure,
 )
+from skygraft.formats.writing import write_exposure
 
 __all__ = [
     "FileFormat",

@@ -84,18 +84,24 @@ class Detector:
             A number if all amplifiers in the image have the same gain; None if an amplifier has no gain, or the
             amplifiers do not cover the image.
         """
-        gains = np.full(shape, np.nan, dtype=np.float32)
+        (x0, y0), (ny, nx) = xy0, shape
+        boxes = [(amp.x_min - x0, amp.y_min - y0, amp.width, amp.height, amp.gain) for amp in self.amplifiers]
+        x_edges = np.unique(np.clip([0, nx, *(x + w for x, _, width, _, _ in boxes for w in (0, width))], 0, nx))
+        y_edges = np.unique(np.clip([0, ny, *(y + h for _, y, _, height, _ in boxes for h in (0, height))], 0, ny))
+        # One number for each cell between edges; NaN where no amplifier is.
+        cells = np.full((y_edges.size - 1, x_edges.size - 1), np.nan, dtype=np.float32)
         used = set()
-        for amp in self.amplifiers:
-            x, y = amp.x_min - xy0[0], amp.y_min - xy0[1]
-            part = gains[max(y, 0) : max(y + amp.height, 0), max(x, 0) : max(x + amp.width, 0)]
+        for x, y, width, height, gain in boxes:
+            (i0, i1), (j0, j1) = np.searchsorted(x_edges, (x, x + width)), np.searchsorted(y_edges, (y, y + height))
+            part = cells[j0:j1, i0:i1]
             if part.size:
-                part[:] = amp.gain
-                used.add(amp.gain)
-        # NaN where no amplifier is.
-        if not (gains.min() > 0 and gains.max() < np.inf):
+                part[:] = gain
+                used.add(gain)
+        if not (cells.min() > 0 and cells.max() < np.inf):
             return None
-        return float(used.pop()) if len(used) == 1 else gains
+        if len(used) == 1:
+            return float(used.pop())
+        return np.repeat(np.repeat(cells, np.diff(x_edges), axis=1), np.diff(y_edges), axis=0)
 
 
 def expect_object(archive: Archive, key: int, *names: str) -> ArchivedObject:

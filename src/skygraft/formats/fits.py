@@ -58,7 +58,9 @@ from skygraft.formats.fits_units import ImageUnit, image_unit
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
 from skygraft.formats.given import GivenPsf, make_psf
+from skygraft.formats.parts import open_planes
 from skygraft.formats.psf_target import PsfTarget
+from skygraft.formats.stored_plane import StoredPlane
 from skygraft.formats.survey_products import refuse_product
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
 from skygraft.planes import Planes
@@ -250,8 +252,6 @@ class FitsFormat(Format):
 
         Formats that are derived from this one and have a `read` or a mask of their own are read as a whole.
         """
-        from skygraft.formats.parts import StoredPlane, open_planes
-
         own = type(self)
         if any(getattr(own, name) is not getattr(FitsFormat, name) for name in ("read", "_mask", "_further")):
             return super().open(path, chunks=chunks, **options)
@@ -267,8 +267,8 @@ class FitsFormat(Format):
         if opened.layout.mask is not None:
             header = list_hdus(opened.layout.mask.path)[opened.layout.mask.hdu].header
             named = mask_planes_of(np.zeros(0, dtype=np.int32), header, named)
-        dataset = open_planes(stored, mask_planes=named, units=found.unit, chunks=chunks)
-        return self._exposure(opened, given, dataset, found, stamps)
+        lazy = open_planes(stored, mask_planes=named, units=found.unit, chunks=chunks, nameless_bits=True)
+        return self._exposure(opened, given, lazy, found, stamps)
 
     def _exposure(
         self,

@@ -51,6 +51,8 @@ from skygraft.formats.base import (
 from skygraft.formats.fits_fingerprints import find_touched, with_fingerprints
 from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
+from skygraft.formats.parts import open_planes
+from skygraft.formats.stored_plane import StoredPlane
 from skygraft.noise import CoaddNoise
 from skygraft.photometry import (
     PhotoCalib,
@@ -292,14 +294,13 @@ def _read_planes(opened: AfwFile, found: ImageCalibration) -> xr.Dataset:
 
 def _open_planes(opened: AfwFile, found: ImageCalibration, chunks: Chunks) -> xr.Dataset | None:
     """Planes that are read later; None if they can only be read as a whole."""
-    from skygraft.formats.parts import StoredPlane, open_planes
-
-    planes = [StoredPlane.find(plane, exact=True) for plane in planes_of(opened)]
-    stored = {plane.name: plane for plane in planes if plane is not None}
-    if len(stored) < len(planes):
+    found_planes = [StoredPlane.find(plane, exact=True) for plane in planes_of(opened)]
+    stored = {plane.name: plane for plane in found_planes if plane is not None}
+    if len(stored) < len(found_planes):
         return None
     names = _mask_planes(opened.header("MASK"), opened.path)
-    return open_planes(stored, mask_planes=names, units=found.unit, xy0=found.xy0, chunks=chunks)
+    planes: xr.Dataset = open_planes(stored, mask_planes=names, units=found.unit, xy0=found.xy0, chunks=chunks)
+    return planes
 
 
 def _mask_planes(header: fits.Header, path: Path) -> dict[str, int]:

@@ -1,74 +1,128 @@
-"""Planes that are read when they are asked for, as much of them as is asked for.
-
-They are arrays of an xarray *backend*, as those of any file that `xarray.open_dataset` opens: without `chunks` a part
-is read when its values are wanted, and the whole plane, once read, is kept; with `chunks` they are arrays of Dask.
-"""
+"""Planes that are read when they are asked for, as much of them as is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
-from xarray.backends import BackendArray, BackendEntrypoint
-from xarray.core import indexing
 
 from skygraft.errors import FormatError
-from skygraft.fitsfile.parts import StoredImage
 from skygraft.formats.base import Chunks
-from skygraft.formats.fits_layout import Plane
-from skygraft.formats.fits_planes import as_bits, variance_from_noise
-from skygraft.planes import PLANE_DIMS, plane_attrs
+from skygraft.formats.fits_planes import nameless
+from skygraft.formats.stored_plane import PLANE_DTYPES, StoredPlane
+from skygraft.planes import PLANE_DIMS, Part, Planes, plane_attrs
 
-__all__ = ["StoredPlane", "open_planes"]
+if TYPE_CHECKING:
+    import xarray as xr
 
-_DTYPES = {"image": np.dtype(np.float32), "variance": np.dtype(np.float32), "mask": np.dtype(np.int32)}
+__all__ = ["StoredPlanes", "open_planes"]
 
 
-@dataclass(frozen=True)
-class StoredPlane:
-    """A plane of an exposure that stays in its file.
+class StoredPlanes(Planes):
+    """Planes of which parts are read when they are asked for; a whole plane, once read, is kept.
 
     Parameters
     ----------
-    plane : Plane
-        Its role and place.
-    stored : StoredImage
-        Its pixels.
-    exact : bool
-        Whether stored numbers are converted to the plane's type at once, as afw's are; ordinary FITS images are first
-        of the type that astropy gives them.
+    stored : mapping of str to StoredPlane
+        ``image``, and ``variance`` and ``mask`` where there are any; a mask that is absent is of zeros.
+    attrs : mapping of str to dict
+        Of each plane.
+    xy0 : (int, int)
+        Parent coordinates of the first pixel.
+    nameless_bits : bool
+        Whether bits of the mask may be set that have no name, see `name_bits`.
     """
 
-    plane: Plane
-    stored: StoredImage
-    exact: bool = False
+    def __init__(
+        self,
+        stored: Mapping[str, StoredPlane],
+        attrs: Mapping[str, dict[str, Any]],
+        xy0: tuple[int, int],
+        *,
+        nameless_bits: bool = False,
+    ) -> None:
+        super().__init__({}, {}, xy0)
+        names = ("image", "mask", "variance")
+        self._stored = {name: stored[name] for name in names if name in stored}
+        self._attrs = {name: dict(attrs[name]) for name in names if name in {*stored, "mask"}}
+        self._nameless = nameless_bits
 
-    @classmethod
-    def find(cls, plane: Plane, *, exact: bool = False) -> StoredPlane | None:
-        """Look at a plane; None if it can only be read as a whole."""
-        stored = None if plane.slab is not None else StoredImage.find(plane.path, plane.hdu)
-        return None if stored is None else cls(plane, stored, exact)
+    def dataset(self, chunks: Chunks = None) -> xr.Dataset:
+        """Return the Dataset, made when first asked for; planes that have not been read are read later."""
+        if self._dataset is None:
+            from skygraft.formats.lazy_arrays import open_dataset
+
+            made = open_dataset(tuple(self._stored.values()), self._attrs, self._xy0, chunks)
+            for name, array in self._arrays.items():
+                made[name] = (PLANE_DIMS, array, self._attrs[name])
+            self._dataset, self._arrays, self._attrs = made, {}, {}
+        return self._dataset
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._attrs if self._dataset is None else super().__contains__(name)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if self._dataset is None and name in self._attrs and name not in self._arrays:
+            ny, nx = self.shape
+            self._arrays[name] = self.parts(name, [(range(ny), range(nx))])[0]
+        return super().__getitem__(name)
 
     @property
-    def name(self) -> str:
-        """Its name in the planes of an exposure: ``image``, ``variance`` or ``mask``."""
-        return self.plane.role if self.plane.role in ("image", "mask") else "variance"
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns (ny, nx), known without reading pixels."""
+        return self._stored["image"].stored.shape
 
-    def read(self, rows: range, columns: range) -> NDArray[Any]:
-        """Read a rectangle, of the type and meaning of the plane of an exposure."""
-        dtype = _DTYPES[self.name]
-        if self.exact:
-            return self.stored.read(rows, columns, dtype)
-        pixels = self.stored.read(rows, columns)
-        if self.name == "mask":
-            return as_bits(pixels, self.plane)
-        if self.name == "variance":
-            return variance_from_noise(self.plane.role, pixels)
-        return pixels.astype(dtype, copy=False)
+    @property
+    def pieces(self) -> tuple[int, int] | None:
+        """Rows and columns of the least that is read at a time of all planes; None where these have been read."""
+        if self._dataset is not None or {*self._stored} <= {*self._arrays}:
+            return None
+        tiles = [plane.stored.tile_shape or (1, plane.stored.shape[1]) for plane in self._stored.values()]
+        return max(ty for ty, _ in tiles), max(tx for _, tx in tiles)
+
+    def parts(self, name: str, parts: Sequence[Part]) -> list[NDArray[Any]]:
+        """Copy rectangles of a plane, which are read unless all of it has been."""
+        if self._dataset is not None or name in self._arrays:
+            return super().parts(name, parts)
+        if name in self._stored:
+            return self._stored[name].read_all(parts)
+        return [np.zeros((len(rows), len(columns)), PLANE_DTYPES[name]) for rows, columns in parts]
+
+    def name_bits(self) -> None:
+        """Name the bits of the mask that have no name, as they are named where a whole mask is read: it is read."""
+        if not self._nameless or "mask" not in self._stored:
+            return
+        attrs = self.attrs("mask")
+        bits = {int(value) & 0xFFFFFFFF: name for name, value in _names_of(attrs)}
+        used = int(np.bitwise_or.reduce(self["mask"], axis=None)) & 0xFFFFFFFF
+        bits = {1 << bit: nameless(bit) for bit in range(32) if used >> bit & 1} | bits
+        self._nameless = False
+        attrs |= plane_attrs({bits[value]: value.bit_length() - 1 for value in sorted(bits)}, "")["mask"]
+
+    def with_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> Planes:
+        """Copy the planes with other arrays in place of some; the others are shared, or read later."""
+        if self._dataset is not None:
+            return super().with_arrays(arrays)
+        made = StoredPlanes(self._stored, self._attrs, self._xy0, nameless_bits=self._nameless)
+        made._arrays = {**self._arrays, **arrays}
+        return made
+
+    def cut(self, rows: slice, columns: slice) -> Planes:
+        """Copy a part; nothing else is read."""
+        if self._dataset is not None:
+            return super().cut(rows, columns)
+        (ny, nx), (x0, y0) = self.shape, self._xy0
+        part = range(ny)[rows], range(nx)[columns]
+        arrays = {name: self.parts(name, [part])[0] for name in self._attrs}
+        return Planes(arrays, copy.deepcopy(self._attrs), (x0 + part[1].start, y0 + part[0].start))
+
+
+def _names_of(attrs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values of the mask planes."""
+    return zip(str(attrs["flag_meanings"]).split(), np.atleast_1d(attrs["flag_masks"]), strict=True)
 
 
 def open_planes(
@@ -78,7 +132,8 @@ def open_planes(
     units: str,
     xy0: tuple[int, int] = (0, 0),
     chunks: Chunks = None,
-) -> xr.Dataset:
+    nameless_bits: bool = False,
+) -> Any:
     """Return planes that are read when they are asked for, in the layout of `skygraft.make_planes`.
 
     Parameters
@@ -94,6 +149,13 @@ def open_planes(
     chunks : optional
         As of `xarray.open_dataset`: None for arrays without Dask, ``{}`` for chunks of some whole tiles, sizes, or
         ``"auto"``.
+    nameless_bits : bool
+        Whether bits of the mask may be set that have no name.
+
+    Returns
+    -------
+    StoredPlanes, or xarray.Dataset with chunks
+        For an `Exposure`; Any to type checkers, as of `Planes.from_arrays`.
 
     Raises
     ------
@@ -106,83 +168,11 @@ def open_planes(
             raise FormatError(
                 f"the {name} plane has shape {plane.stored.shape}, the image {shape}", path=plane.plane.path
             )
-    opening = _Opening(
-        tuple(planes[name] for name in ("image", "mask", "variance") if name in planes),
-        tuple(mask_planes.items()),
-        units,
-        xy0,
-        aligned=chunks == "auto" or (isinstance(chunks, Mapping) and not chunks),
+    attrs = plane_attrs(mask_planes, units)
+    if chunks is None:
+        return StoredPlanes(planes, attrs, xy0, nameless_bits=nameless_bits)
+    from skygraft.formats.lazy_arrays import open_dataset
+
+    return open_dataset(
+        tuple(planes[name] for name in ("image", "mask", "variance") if name in planes), attrs, xy0, chunks
     )
-    return xr.open_dataset(opening, engine=_Planes, chunks=chunks)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class _Opening:
-    """What is opened; arrays of Dask are named after it, so that what a cluster remembers is of the same file."""
-
-    planes: tuple[StoredPlane, ...]
-    mask_planes: tuple[tuple[str, int], ...]
-    units: str
-    xy0: tuple[int, int]
-    aligned: bool
-    """Whether chunks are of whole tiles; otherwise xarray warns of the sizes that were asked for."""
-
-    def __dask_tokenize__(self) -> str:
-        return repr(self)
-
-
-class _Planes(BackendEntrypoint):
-    """Opens an `_Opening`."""
-
-    open_dataset_parameters: ClassVar[tuple[str, ...]] = ("filename_or_obj", "drop_variables")
-
-    def open_dataset(self, filename_or_obj: Any, *, drop_variables: Any = None) -> xr.Dataset:
-        """Return the planes as lazy arrays."""
-        opening: _Opening = filename_or_obj
-        first = opening.planes[0].stored
-        attrs = plane_attrs(dict(opening.mask_planes), opening.units)
-        (ny, nx), (x0, y0) = first.shape, opening.xy0
-        variables = {}
-        arrays = {name: _PlaneArray(first.shape, name) for name in ("image", "mask")}
-        arrays |= {plane.name: _PlaneArray(first.shape, plane.name, plane) for plane in opening.planes}
-        for name, array in arrays.items():
-            stored = first if array.plane is None else array.plane.stored
-            chunks = dict(zip(PLANE_DIMS, stored.chunks, strict=True))
-            encoding = {"preferred_chunks": chunks} if opening.aligned else {}
-            variables[name] = xr.Variable(PLANE_DIMS, indexing.LazilyIndexedArray(array), attrs[name], encoding)
-        return xr.Dataset(variables, coords={"y": np.arange(y0, y0 + ny), "x": np.arange(x0, x0 + nx)})
-
-    def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """Return False: it is asked for by class."""
-        del filename_or_obj
-        return False
-
-
-class _PlaneArray(BackendArray):
-    """The lazy array of a plane; of zeros where there is none."""
-
-    def __init__(self, shape: tuple[int, int], name: str, plane: StoredPlane | None = None) -> None:
-        self.shape, self.dtype, self.plane = shape, _DTYPES[name], plane
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._part)
-
-    def _part(self, key: tuple[int | slice, ...]) -> NDArray[Any]:
-        """The pixels of two whole numbers or slices, which may have steps."""
-        wanted = [_steps(one, n) for one, n in zip(key, self.shape, strict=True)]
-        inner = tuple(0 if isinstance(one, (int, np.integer)) else slice(None) for one in key)
-        if not all(wanted):
-            return np.zeros([len(one) for one in wanted], self.dtype)[inner]
-        rows, columns = (range(min(one[0], one[-1]), max(one[0], one[-1]) + 1) for one in wanted)
-        if self.plane is None:
-            found = np.zeros((len(rows), len(columns)), self.dtype)
-        else:
-            found = self.plane.read(rows, columns)
-        return found[:: wanted[0].step, :: wanted[1].step][inner]
-
-
-def _steps(key: int | slice, n: int) -> range:
-    if isinstance(key, slice):
-        return range(*key.indices(n))
-    at = int(key) + (n if key < 0 else 0)
-    return range(at, at + 1)

@@ -9,7 +9,7 @@ from skygraft.lazy import lazy_names
 if TYPE_CHECKING:
     from skygraft.noise.coadd import CellGrid, CoaddNoise
     from skygraft.noise.correlation import NoiseCorrelation, measure_correlation
-    from skygraft.noise.gain import Gain, check_gain, estimate_gain
+    from skygraft.noise.gain import Gain, check_gain, count_bright, estimate_gain
     from skygraft.noise.planes import add_flux, poisson_field, stream_key
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "NoiseCorrelation",
     "add_flux",
     "check_gain",
+    "count_bright",
     "estimate_gain",
     "measure_correlation",
     "poisson_field",
@@ -31,7 +32,7 @@ if not TYPE_CHECKING:  # what only describes images needs no compiled loops
         {
             "skygraft.noise.coadd": ("CellGrid", "CoaddNoise"),
             "skygraft.noise.correlation": ("NoiseCorrelation", "measure_correlation"),
-            "skygraft.noise.gain": ("Gain", "check_gain", "estimate_gain"),
+            "skygraft.noise.gain": ("Gain", "check_gain", "count_bright", "estimate_gain"),
             "skygraft.noise.planes": ("add_flux", "poisson_field", "stream_key"),
         },
     )

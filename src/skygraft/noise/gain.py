@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError
 
-__all__ = ["Gain", "check_gain", "estimate_gain"]
+__all__ = ["Gain", "check_gain", "count_bright", "estimate_gain"]
 
 _FIT_PIXELS = 400_000
 _CHECK_PIXELS = 100_000
@@ -25,6 +25,8 @@ _LEAST_EXPLAINED = 0.5
 """Least part of the variance plane's variance that a line through sky pixels must explain."""
 _LARGEST_RATIO = 1.3
 """Largest ratio of a recorded gain to the variance plane's: at most 1.12 in real images where both are right."""
+_FAR_ABOVE = (10.0, 5.0)
+"""How far above the sky bright pixels are, in units of its noise: the first at which there are enough."""
 _HOW_TO_SET = (
     "Give gain= (electrons per image unit), or noise=False; in a campaign, survey: calibration: {gain: ...}, or "
     "injection: {noise: false}"
@@ -52,20 +54,25 @@ class Gain:
     origin: str
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.value)
-        # Infinite and NaN values show in the extremes.
-        if not (np.min(values) > 0 and np.max(values) < np.inf):
+        low, high = self._extremes
+        # Infinite and NaN values show in them.
+        if not (low > 0 and high < np.inf):
             raise CalibrationError(
-                f"the gain ({self.origin}) is not positive and finite everywhere: {np.min(values)} to {np.max(values)}",
+                f"the gain ({self.origin}) is not positive and finite everywhere: {low} to {high}",
                 key="gain",
                 fix=_HOW_TO_SET,
             )
 
     @functools.cached_property
+    def _extremes(self) -> tuple[Any, Any]:
+        return np.min(self.value), np.max(self.value)
+
+    @functools.cached_property
     def median(self) -> float:
         """The median over the image, electrons per image unit."""
-        values = np.asarray(self.value)
-        low, high = np.min(values), np.max(values)
+        values, (low, high) = np.asarray(self.value), self._extremes
+        if low == high:
+            return float(low)
         n_low = int(np.count_nonzero(values == low))
         # Maps of two amplifiers have two values.
         if n_low + int(np.count_nonzero(values == high)) != values.size or 2 * n_low == values.size:
@@ -138,7 +145,7 @@ def check_gain(
     usable: NDArray[np.bool_],
     *,
     path: str | os.PathLike[str] | None = None,
-) -> None:
+) -> bool:
     """Compare a recorded gain with the variance plane, where that holds the photon noise of bright pixels.
 
     Parameters
@@ -148,20 +155,25 @@ def check_gain(
     image, variance, usable, path
         See `estimate_gain`.
 
+    Returns
+    -------
+    bool
+        Whether the variance plane says anything of it.
+
     Raises
     ------
     CalibrationError
         If the two differ by more than a factor of 1.3: one of them is of other units, and neither is taken.
     """
     if variance is None:
-        return
+        return False
     step = max(1, math.isqrt(image.size // _CHECK_PIXELS))
     some = slice(None, None, step), slice(None, None, step)
     flux, var = _good_pixels(image[some], variance[some], usable[some])
     slope, _, bright = _slope(flux, var) if flux.size >= _MIN_FIT_PIXELS else (math.nan, math.nan, False)
     # A line through sky pixels is flattened by their noise: it says something where nothing else does, but not this.
     if not (bright and slope > 0):
-        return
+        return False
     ratio = gain.median * slope
     if max(ratio, 1 / ratio) > _LARGEST_RATIO:
         raise CalibrationError(
@@ -171,6 +183,28 @@ def check_gain(
             path=path,
             fix=_HOW_TO_SET,
         )
+    return True
+
+
+def count_bright(image: NDArray[np.float32], variance: NDArray[np.float32], usable: NDArray[np.bool_]) -> int:
+    """Count the pixels that stand so far above the sky that they say what the gain is.
+
+    Parameters
+    ----------
+    image, variance, usable
+        See `estimate_gain`; any number of pixels.
+    """
+    flux, _ = _good_pixels(image, variance, usable)
+    if flux.size < _MIN_FIT_PIXELS:
+        return 0
+    sky, sigma = _sky_level(flux)
+    return int(np.count_nonzero(flux > sky + _FAR_ABOVE[0] * sigma))
+
+
+def _sky_level(flux: NDArray[np.float32]) -> tuple[float, float]:
+    """Median and scatter of the image."""
+    sky = float(np.median(flux))
+    return sky, 1.4826 * float(np.median(np.abs(flux - sky)))
 
 
 def _good_pixels(
@@ -183,9 +217,8 @@ def _good_pixels(
 def _slope(flux: NDArray[np.float32], var: NDArray[np.float32]) -> tuple[float, float, bool]:
     """Slope of variance against image, its error, and whether bright pixels gave it; NaN where there is no line."""
     step = max(1, flux.size // _FIT_PIXELS)
-    sky_flux, sky_var = float(np.median(flux[::step])), float(np.median(var[::step]))
-    sigma = 1.4826 * float(np.median(np.abs(flux[::step] - sky_flux)))
-    for threshold in (10.0, 5.0):
+    (sky_flux, sigma), sky_var = _sky_level(flux[::step]), float(np.median(var[::step]))
+    for threshold in _FAR_ABOVE:
         bright = flux > sky_flux + threshold * sigma
         if np.count_nonzero(bright) >= _MIN_BRIGHT_PIXELS:
             above = flux[bright].astype(np.float64) - sky_flux

@@ -6,7 +6,8 @@ from skygraft.psf.cells import CellPSF
 from skygraft.psf.coadd import CoaddInput, CoaddPSF
 from skygraft.psf.conformance import check_psf
 from skygraft.psf.fine import FineGrid, SubPixelBasis
-from skygraft.psf.image_files import PsfImageOptions, psf_image_header, read_psf_image
+from skygraft.psf.image_files import psf_image_header, read_psf_image
+from skygraft.psf.image_options import PsfImageOptions
 from skygraft.psf.kernel import FixedKernelPSF, KernelBasisPSF
 from skygraft.psf.linear import LinearPSF, SinglePrecisionBasis
 from skygraft.psf.matched import (
@@ -18,7 +19,7 @@ from skygraft.psf.matched import (
     gaussian_of_moments,
     reshaped,
 )
-from skygraft.psf.measure import FwhmMeter, fwhm_range, kernel_fwhm
+from skygraft.psf.measure import FwhmMeter
 from skygraft.psf.moffat_map import MoffatMapPSF
 from skygraft.psf.oversampled import GriddedPSF, OversampledPSF
 from skygraft.psf.piff import DrawnPSF, as_polynomial
@@ -29,6 +30,7 @@ from skygraft.psf.sampling import UndersamplingMeter, basis_between_pixels, miss
 from skygraft.psf.saved import write_psf
 from skygraft.psf.soundness import check_coefficients, check_kernels, check_psf_soundness
 from skygraft.psf.warped import Warp, WarpedPSF
+from skygraft.psf.widths import kernel_fwhm
 
 __all__ = [
     "PSF",
@@ -68,7 +70,6 @@ __all__ = [
     "check_psf",
     "check_psf_soundness",
     "defined_position",
-    "fwhm_range",
     "gaussian_of_moments",
     "is_psfield",
     "kernel_fwhm",

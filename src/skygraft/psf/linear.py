@@ -10,14 +10,16 @@ import abc
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, PsfError
 from skygraft.jit import compiled, fma
+from skygraft.lazy import Tally
 from skygraft.psf.base import PSF, Box
+from skygraft.psf.few_sums import combine_few
 from skygraft.psf.fine import SubPixelBasis
 
 __all__ = ["LinearPSF", "SinglePrecisionBasis"]
@@ -179,6 +181,10 @@ def positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[
     return x, y
 
 
+_combined = Tally(1_000_000)
+"""Products that are summed in numpy, before code is loaded that is compiled for it."""
+
+
 def combine[T: (np.float64, np.float32)](weights: NDArray[T], basis: NDArray[T]) -> NDArray[T]:
     """Compute weighted sums of `basis` (B, ...) with `weights` (N, B): shape (N, ...), in the basis's precision.
 
@@ -192,7 +198,10 @@ def combine[T: (np.float64, np.float32)](weights: NDArray[T], basis: NDArray[T])
         np.multiply(weights.astype(basis.dtype, copy=False), flat, out=out)
         out += 0
         return out.reshape(weights.shape[0], *basis.shape[1:])
-    combine_into(np.ascontiguousarray(weights, dtype=basis.dtype), np.ascontiguousarray(flat), out)
+    weights, flat = np.ascontiguousarray(weights, dtype=basis.dtype), np.ascontiguousarray(flat)
+    much = basis.dtype != np.float64 or _combined.is_much(out.size * len(flat))
+    if much or not combine_few(cast(Any, weights), cast(Any, flat), cast(Any, out)):
+        combine_into(weights, flat, out)
     return out.reshape(weights.shape[0], *basis.shape[1:])
 
 

@@ -1,4 +1,4 @@
-"""Compiled loops of `skygraft.psf.measure`, for many kernels: to the last bit what its functions for a few give."""
+"""Compiled loops that measure widths of many kernels: to the last bit as `skygraft.psf.widths` and `measure` do few."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
-from skygraft.psf.measure import GRID_HALF, MARGIN, N_RAYS, POLE_1, POLE_2, quintic_weights
+from skygraft.psf.quintic import POLE_1, POLE_2, quintic_weights
+from skygraft.psf.width_grid import GRID_HALF, MARGIN, N_RAYS
 
 __all__ = ["contour_widths", "kernel_widths", "spline_values"]
 

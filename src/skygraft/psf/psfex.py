@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, PsfError
 from skygraft.jit import compiled
+from skygraft.lazy import Tally
 from skygraft.psf.base import Box, check_kernel_shape
 from skygraft.psf.fine import FineGrid, SubPixelBasis, lanczos_taps, whole_pixels
 from skygraft.psf.linear import LinearPSF, combine, frozen, normalized, positions, power_terms
@@ -159,7 +160,8 @@ class PsfexPSF(LinearPSF):
             return super().kernels(x, y)
         terms = self._terms(x, y)
         normalized(terms, self._sums)  # raises where there is no light to divide by
-        return _in_single_precision(terms, self._samples, self._rows, self._columns)
+        evaluate = _in_single_precision if _evaluated.is_much(len(terms)) else _few_in_single_precision
+        return evaluate(terms, self._samples, self._rows, self._columns)
 
     def model_sums(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Sum the kernels at N positions before any division by these sums.
@@ -276,6 +278,42 @@ def _in_single_precision(
             for i in range(nx):
                 out[k, j, i] = kernel[j, i] / total
     return out
+
+
+_evaluated = Tally(30)
+"""Kernels that are made in numpy, before code is loaded that is compiled for it."""
+
+
+def _few_in_single_precision(
+    terms: NDArray[np.float64],
+    samples: NDArray[np.float32],
+    rows: NDArray[np.float64],
+    columns: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Do what `_in_single_precision` does in numpy, to the last bit."""
+    out = np.empty((len(terms), len(rows), len(columns)))
+    for kernel, factors in zip(out, terms.astype(np.float32), strict=True):
+        model = np.zeros(samples.shape[1:], np.float32)
+        for factor, image in zip(factors, samples, strict=True):
+            model += factor * image
+        half = _in_order(columns, model.T)  # (nx, my)
+        made = _in_order(rows, half.T)  # (ny, nx)
+        kernel[:] = made / np.add.accumulate(made.reshape(-1))[-1]
+    return out
+
+
+def _in_order(weights: NDArray[np.float64], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum values (n, m) with weights (n_out, n), one after the other, each sum rounded to float32: (n_out, m)."""
+    total = np.zeros((len(weights), values.shape[1]))
+    first = np.argmax(weights != 0, axis=1)
+    last = weights.shape[1] - np.argmax(weights[:, ::-1] != 0, axis=1)
+    last[~weights.any(axis=1)] = 0
+    which = np.arange(len(weights))
+    for k in range(max(int((last - first).max(initial=0)), 0)):
+        at = first + k
+        some = which[at < last]
+        total[some] += weights[some, at[some], None] * values[at[some]]
+    return total.astype(np.float32)
 
 
 @compiled

@@ -13,8 +13,8 @@ from skygraft.errors import PsfError
 from skygraft.psf.base import PSF, Box
 from skygraft.psf.fine import SubPixelBasis, whole_pixels
 from skygraft.psf.linear import LinearPSF, combine
-from skygraft.psf.measure import kernel_fwhm
 from skygraft.psf.sampling import places_over
+from skygraft.psf.widths import kernel_fwhm
 from skygraft.psf.wings import Wings
 
 __all__ = ["Joined", "check_join", "measure_join"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from skygraft.errors import ConfigError
 from skygraft.exposure import Exposure
 from skygraft.psf import defined_position
-from skygraft.psf.measure import kernel_fwhm
+from skygraft.psf.widths import kernel_fwhm
 from skygraft.recovery.settings import RecoverySettings
 
 __all__ = ["Detections", "MeasuredImage", "detect", "image_fwhm", "prepare"]

@@ -21,7 +21,7 @@ from skygraft.noise import Gain
 from skygraft.photometry import afw_aperture_flux
 from skygraft.planes import Planes
 from skygraft.psf import PSF
-from skygraft.psf.measure import kernel_fwhm
+from skygraft.psf.widths import kernel_fwhm
 from skygraft.render import RenderReport, Sources
 from skygraft.render.galsim_engine import bounded_transforms
 from skygraft.wcs import pixel_scale
