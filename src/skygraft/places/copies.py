@@ -24,6 +24,7 @@ from skygraft.errors import PlaceError, PlaceNotFoundError, SkygraftError
 from skygraft.place_names import FILES_KIND, STUBS_KIND, WORK_KIND, as_kind, is_copy, is_url, url_of
 from skygraft.places.headers import CannotSkipError, fill_headers, write_at
 from skygraft.places.scratch import Scratch, default_scratch, hold, no_room, scratch_of, settle, write_stub
+from skygraft.places.store_errors import is_denied
 from skygraft.places.stores import READ_ONLY
 from skygraft.places.urls import constant_part, lost_slash, scheme_of, split_url
 
@@ -153,6 +154,16 @@ def _look_into(folder: Path) -> None:
     _note_folder(folder, scratch.store.listing(_url(folder)), scratch)
 
 
+def _look_into_or_at(folder: Path, stubs: list[Path]) -> None:
+    """Bring the stubs of a folder up to date, or only some where files may be read and not listed."""
+    try:
+        _look_into(folder)
+    except PlaceError as error:
+        if not is_denied(error):
+            raise
+        _all(_look_at_file, stubs)
+
+
 def _note_folder(folder: Path, files: Mapping[str, FileIdentity], scratch: Scratch) -> None:
     """Bring the stubs of a folder up to date with all files that it has, by URL."""
     found = {note(url, identity, scratch).name for url, identity in files.items()}
@@ -202,7 +213,7 @@ def refresh(paths: Iterable[str | os.PathLike[str]], *, force: bool = False) -> 
             _saw(os.fspath(folder))
         listed = []
     _all(_look_at_file, single)
-    _all(_look_into, listed)
+    _all(lambda folder: _look_into_or_at(folder, folders[folder]), listed)
 
 
 def _all(function: object, items: list[Path]) -> None:

@@ -26,6 +26,8 @@ _SECRET = re.compile(
     r"policy|credential|expires)$"
 )
 _MAGIC = re.compile(r"[*?\[]")
+_USUAL = ("s3", "gs", "https", "http", "file", "memory")
+"""Those that fsspec need not be asked for, which takes a tenth of a second at first."""
 _EXTRAS = {"s3": "s3", "gs": "gcs"}
 
 
@@ -87,7 +89,7 @@ def checked_url(url: str, key: str | None = None) -> str:
     if "::" in url.partition("://")[0] or "::" in url.partition("://")[2].partition("/")[0]:
         raise ConfigError(f"{shown!r} is a chain of stores; one is needed, such as s3://bucket/folder", key=key)
     scheme, host, path = split_url(url)
-    if scheme != "s3" and scheme not in _known():  # which takes a tenth of a second at first
+    if scheme not in _USUAL and scheme not in _known():
         import difflib
 
         near = difflib.get_close_matches(scheme, _known(), n=1)
@@ -96,6 +98,14 @@ def checked_url(url: str, key: str | None = None) -> str:
             key=key,
             fix=f"Did you mean {near[0]}://?" if near else "Use s3://, gs://, https:// or a path",
         )
+    if scheme in ("http", "https") and "#" in path:
+        raise ConfigError(
+            f"{shown!r} has a #, after which nothing is part of the file's name in a URL",
+            key=key,
+            fix="Write %23 for it",
+        )
+    if scheme == "s3" and host and not re.fullmatch(r"[\w.-]+|arn:\S+", host, re.ASCII):
+        raise ConfigError(f"{shown!r}: {host!r} cannot be the name of a bucket", key=key, fix="Write s3://BUCKET/...")
     if scheme not in ("memory", "file") and (not host or re.search(r"[\s*?#]", host)):
         raise ConfigError(f"{shown!r} names no bucket or host", key=key, fix=f"Write {scheme}://NAME/...")
     return f"{scheme}://{host}/{path}" if host or scheme == "file" else f"{scheme}://{path}"
