@@ -18,7 +18,7 @@ from kits.plain_images import write_plain_image
 from kits.s3_kit import SECRET, Bucket
 from skygraft.errors import ConfigError, PlaceError
 from skygraft.formats import read_exposure
-from skygraft.places import Scratch, Storage, Store, bring, copies, find_copies, scratch, stores
+from skygraft.places import Scratch, Storage, Store, bring, find_copies, scratch, stores, stubs
 
 DATE = "Tue, 01 Dec 2026 10:00:00 GMT"
 Answer = tuple[int, dict[str, str], bytes]
@@ -141,7 +141,7 @@ def test_a_busy_server_is_asked_again_when_it_says(any_server: Web, monkeypatch:
     assert bring(f"{any_server.url}/a.fits").read_bytes() == b"content"
     assert waits[0] == 7 and 20 < waits[1] <= 30 and waits[2] == 60 and waits[3] < 1
     asked[:] = ["0"] * 99
-    copies._seen.clear()
+    stubs._seen.clear()
     with pytest.raises(PlaceError, match=r"after 5 attempts \(the server answered 503 Service Unavailable\)"):
         bring(f"{any_server.url}/b.fits")
 
@@ -159,7 +159,7 @@ def test_the_signature_of_a_redirection_is_nowhere(any_server: Web, tmp_path: Pa
     any_server.answer = answer
     assert bring(f"{any_server.url}/a.fits").read_bytes() == b"content"
     for state["status"], words in ((403, r"denied \(the server answered 403"), (404, "no such file"), (500, "500")):
-        copies._seen.clear()
+        stubs._seen.clear()
         with pytest.raises(PlaceError, match=words) as caught:
             bring(f"{any_server.url}/a.fits")
         assert SECRET not in f"{caught.value} {caught.value.__cause__} {caught.value.__context__}"
@@ -201,6 +201,6 @@ def test_images_that_may_be_read_and_not_listed(bucket: Bucket, tmp_path: Path) 
             find_copies(f"{bucket.url}/raw/*.fits")
         # As Amazon answers for a file that is not there to those who may not list.
         proxy.judge = lambda method, path: "403" if "a.fits" not in path else ""
-        copies._seen.clear()
+        stubs._seen.clear()
         with pytest.raises(PlaceError, match=r"permission denied .*of files that are not there, too.*s3:ListBucket"):
             bring(f"{bucket.url}/raw/none.fits")

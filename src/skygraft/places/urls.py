@@ -15,6 +15,7 @@ __all__ = [
     "common_folder",
     "constant_part",
     "lost_slash",
+    "pattern_expression",
     "scheme_of",
     "split_url",
 ]
@@ -185,3 +186,33 @@ def common_folder(images: list[str], root: object = None) -> tuple[str, list[str
             )
         top = "/".join(shared)
     return top, [url[len(top) + 1 :] for url in urls]
+
+
+def pattern_expression(pattern: str) -> str:
+    """Return the regular expression of a pattern of names with ``*``, ``?``, ``[...]`` and ``**``, as glob has it."""
+    parts, text = pattern.split("/"), ""
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if part == "**":
+            text += "(?:(?!\\.)[^/]+/)*" + ("(?!\\.)[^/]*" if last else "")
+            continue
+        text += ("" if part.startswith(".") else "(?!\\.)") + _of_name(part) + ("" if last else "/")
+    return text
+
+
+def _of_name(part: str) -> str:
+    text, i = "", 0
+    while i < len(part):
+        end = part.find("]", i + 2) if part[i] == "[" else -1
+        if part[i] == "*":
+            text += "[^/]*"
+        elif part[i] == "?":
+            text += "[^/]"
+        elif end > 0:
+            inner = part[i + 1 : end].replace("\\", "\\\\")
+            text += f"[{'^' + inner[1:] if inner[0] == '!' else inner}]"
+            i = end
+        else:
+            text += re.escape(part[i])
+        i += 1
+    return text
