@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,9 +17,22 @@ import pytest
 
 from kits.plain_images import write_plain_image
 from kits.s3_kit import SECRET, Bucket
-from skygraft.errors import ConfigError, PlaceError
+from skygraft.errors import CampaignError, ConfigError, PlaceError
 from skygraft.formats import read_exposure
-from skygraft.places import Scratch, Storage, Store, bring, find_copies, scratch, stores, stubs
+from skygraft.places import (
+    Scratch,
+    Storage,
+    Store,
+    bring,
+    find_copies,
+    for_headers,
+    local_path,
+    scratch,
+    see,
+    stores,
+    stubs,
+)
+from skygraft.records.store_lock import store_is_locked, store_locked
 
 DATE = "Tue, 01 Dec 2026 10:00:00 GMT"
 Answer = tuple[int, dict[str, str], bytes]
@@ -187,6 +201,49 @@ def test_a_number_sign_ends_the_name_in_a_url() -> None:
         bring("https://host/a#b.fits")
 
 
+def test_a_copy_that_cannot_be_written_is_named_with_its_folder(any_server: Web, tmp_path: Path) -> None:
+    any_server.answer = lambda method, path: (200, {"Last-Modified": DATE, "ETag": '"1"'}, b"content" * 1000)
+    url, s3 = f"{any_server.url}/a.fits", Scratch(tmp_path / "scratch", Storage(endpoint_url=any_server.url))
+    s3.make()
+    text = local_path(f"{any_server.url}/a.txt")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for look in (False, True):
+        if look:
+            for path in (text, local_path(url), s3.path("s3://bucket/a.fits")):
+                see(path)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))  # as where there is no room
+        try:
+            for read, path in ((for_headers, text), (bring, local_path(url)), (bring, s3.path("s3://bucket/a.fits"))):
+                with pytest.raises(
+                    PlaceError, match=r"/scratch: the scratch folder cannot be written \(File too large"
+                ):
+                    read(path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [path for path in tmp_path.rglob("files/**/*") if path.is_file()]
+    assert bring(url).stat().st_size == 7000
+
+
+def test_a_lock_that_could_not_be_removed_is_nobodys(bucket: Bucket) -> None:
+    """As when credentials end in a session, whose process lives on."""
+    from kits.proxy_kit import proxy_of
+
+    with proxy_of(bucket.endpoint) as proxy:
+        store, url = Store(Storage(endpoint_url=proxy.url)), f"{bucket.url}/out"
+        with store_locked(store, url):
+            with pytest.raises(CampaignError, match="another process runs this campaign"), store_locked(store, url):
+                pass
+            proxy.judge = lambda method, path: "403"
+        proxy.judge = lambda method, path: ""
+        assert ".lock" in bucket.keys("out")[0] and not store_is_locked(store, url)
+        # An answer that is lost after the lock was written: it is asked for again, and found to be there.
+        losses = ["cut"]
+        proxy.judge = lambda method, path: losses.pop() if method == "PUT" and losses else ""
+        with store_locked(store, url):
+            assert store_is_locked(store, url) and not losses
+        assert not bucket.keys("out")
+
+
 def test_images_that_may_be_read_and_not_listed(bucket: Bucket, tmp_path: Path) -> None:
     """They are named one by one, and what lies beside them is asked for."""
     from kits.proxy_kit import proxy_of
@@ -197,7 +254,7 @@ def test_images_that_may_be_read_and_not_listed(bucket: Bucket, tmp_path: Path) 
         proxy.judge = lambda method, path: "403" if re.search(r"[?&](prefix|list-type)=", path) else ""
         scratch.use_scratch(Scratch(scratch.default_folder(), Storage(endpoint_url=proxy.url)))
         assert read_exposure(f"{bucket.url}/raw/a.fits").shape == (32, 32)
-        with pytest.raises(PlaceError, match=r"must not be listed .*can be named one by one, or by an index"):
+        with pytest.raises(PlaceError, match=r"must not be listed .*named one by one, or by an index"):
             find_copies(f"{bucket.url}/raw/*.fits")
         # As Amazon answers for a file that is not there to those who may not list.
         proxy.judge = lambda method, path: "403" if "a.fits" not in path else ""

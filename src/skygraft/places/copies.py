@@ -151,6 +151,10 @@ def _fetch_into_stub(stub: Path) -> None:
         scratch.store.download(url, temporary, identity)
         temporary.chmod(0o600)
         settle(temporary, stub, identity)
+    except OSError as error:
+        if isinstance(error, SkygraftError):
+            raise
+        raise no_room(error, stub) from error
     finally:
         temporary.unlink(missing_ok=True)
 

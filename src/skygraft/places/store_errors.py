@@ -160,7 +160,7 @@ def _denied(text: str, what: str, place: str, anon: bool) -> PlaceError:
     as_whom = "without credentials (storage.anon)" if anon else "with these credentials"
     also = {
         "looked at": ". Stores say so of files that are not there, too, to those who may not list them (s3:ListBucket)",
-        "listed": ". Images that may be read but not listed can be named one by one, or by an index",
+        "listed": ". Outputs need the right to list; images without it are named one by one, or by an index",
     }.get(what, "")
     return PlaceError(
         f"it must not be {what} {as_whom}: {_DENIED}{said}",

@@ -300,6 +300,8 @@ class Store:
         ------
         PlaceNotFoundError, PlaceError
             If it cannot be read, was cut off, or has changed meanwhile.
+        OSError
+            If the copy cannot be written.
         """
         fs = self.filesystem(url)
         before: list[str] = []
@@ -322,16 +324,7 @@ class Store:
                 before[:] = [md5]
                 raise CutOffError("its MD5 is not the one that the store gives")
 
-        try:
-            self._call("read", url, get)
-        except OSError as error:
-            if isinstance(error, SkygraftError):
-                raise
-            raise PlaceError(
-                f"the copy cannot be written ({error.strerror or error})",
-                path=target.parent,
-                fix="Check free space and permissions of the scratch folder",
-            ) from error
+        self._call("read", url, get)
 
     # -- writing
 
