@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import resource
 import time
@@ -17,6 +18,7 @@ import pytest
 
 from kits.plain_images import write_plain_image
 from kits.s3_kit import SECRET, Bucket
+from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, ConfigError, PlaceError
 from skygraft.formats import read_exposure
 from skygraft.places import (
@@ -29,6 +31,7 @@ from skygraft.places import (
     local_path,
     scratch,
     see,
+    store_identity,
     stores,
     stubs,
 )
@@ -222,6 +225,35 @@ def test_a_copy_that_cannot_be_written_is_named_with_its_folder(any_server: Web,
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not [path for path in tmp_path.rglob("files/**/*") if path.is_file()]
     assert bring(url).stat().st_size == 7000
+
+
+def test_what_was_changed_on_its_way_is_asked_for_again(
+    any_server: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, here, there = Store(Storage(endpoint_url=any_server.url)), tmp_path / "here", tmp_path / "there"
+    here.write_bytes(b"content")
+    md5 = hashlib.md5(b"content").hexdigest()
+    damaged, tags = [b"c0ntent"], ["of another", "mine"]
+
+    def answer(method: str, path: str) -> Answer:
+        content = damaged.pop() if damaged and method == "GET" else b"content"
+        tag = md5 if path.endswith("/read") else "mine" if method == "PUT" else tags.pop(0)
+        return 200, {"Last-Modified": DATE, "ETag": f'"{tag}"'}, content
+
+    any_server.answer = answer
+    store.download("s3://bucket/read", there, store.identity("s3://bucket/read"))
+    assert there.read_bytes() == b"content" and not damaged
+    # What the store shows is what it said that it wrote, which no MD5 is needed for; nor with TLS to read.
+    any_server.seen.clear()
+    monkeypatch.delattr(hashlib, "md5")
+    assert store.upload(here, "s3://bucket/written") == store_identity.identity_of(
+        {"ETag": "mine", "LastModified": DATE, "size": 7}
+    )
+    assert [method for method, _ in any_server.seen] == ["PUT", "HEAD", "PUT", "HEAD"]
+    monkeypatch.setattr(store.filesystem("s3://bucket/read"), "_with_tls", True)
+    store.download("s3://bucket/read", there, store.identity("s3://bucket/read"))
+    with pytest.raises(PlaceError, match="it was changed while it was read"):
+        store.download("s3://bucket/read", there, FileIdentity(7, 1))
 
 
 def test_a_lock_that_could_not_be_removed_is_nobodys(bucket: Bucket) -> None:
