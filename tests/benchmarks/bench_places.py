@@ -221,13 +221,13 @@ def main() -> None:
             best = {what: statistics.median(spent) for what, spent in times.items()}
             kills = f"killed {arguments.kills} times"
             for one, other, meaning in (
-                ("S3", "files", "from S3 to S3, of the same campaign on files; neither is killed"),
-                ("S3, nothing to do", "files, nothing to do", "a run that finds all images done, of the same on files"),
-                ("S3, killed", "files, killed", f"from S3 to S3, {kills}, of the same on files, killed as often"),
-                ("S3, killed", "files", f"from S3 to S3, {kills}, of the same on files that is never killed"),
-                ("files, killed", "files", f"on files, {kills}, of the same that is never killed: what kills cost"),
+                ("S3", "files", "from S3 to S3, against the same campaign on files; neither is killed"),
+                ("S3, nothing to do", "files, nothing to do", "a run that finds all images done, against the same on files"),
+                ("S3, killed", "files, killed", f"from S3 to S3, {kills}, against the same on files, killed as often"),
+                ("S3, killed", "files", f"from S3 to S3, {kills}, against the same on files that is never killed"),
+                ("files, killed", "files", f"on files, {kills}, against the same that is never killed: what kills cost"),
             ):
-                print(f"{best[one] / best[other]:.2f} = ({one}) / ({other}): processor time {meaning}")
+                print(f"{best[one] / best[other]:.2f} = ({one}) / ({other}): {meaning}")
             for what in ("S3", "files"):
                 an_image = (best[what] - best[f"{what}, nothing to do"]) / arguments.images
                 print(f"{what}: {an_image:.3f} s an image, without the start")
