@@ -222,10 +222,10 @@ def main() -> None:
             kills = f"killed {arguments.kills} times"
             for one, other, meaning in (
                 ("S3", "files", "from S3 to S3, against the same campaign on files; neither is killed"),
-                ("S3, nothing to do", "files, nothing to do", "a run that finds all images done, against the same on files"),
+                ("S3, nothing to do", "files, nothing to do", "a run that finds all done, against the same on files"),
                 ("S3, killed", "files, killed", f"from S3 to S3, {kills}, against the same on files, killed as often"),
                 ("S3, killed", "files", f"from S3 to S3, {kills}, against the same on files that is never killed"),
-                ("files, killed", "files", f"on files, {kills}, against the same that is never killed: what kills cost"),
+                ("files, killed", "files", f"on files, {kills}, against the same never killed: what kills cost"),
             ):
                 print(f"{best[one] / best[other]:.2f} = ({one}) / ({other}): {meaning}")
             for what in ("S3", "files"):
