@@ -9,7 +9,7 @@ import pytest
 
 from kits.http_kit import FileServer, http_server
 from kits.s3_kit import KEY, SECRET, Bucket, s3_server
-from skygraft.places import Scratch, Storage, copies, scratch, stores
+from skygraft.places import Scratch, Storage, scratch, stores, stubs
 
 
 @pytest.fixture(autouse=True)
@@ -21,10 +21,10 @@ def own_scratch(tmp_path: Path) -> Iterator[None]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         patch.setattr(stores, "_FIRST_WAIT", 0.001)
         scratch.use_scratch(None)
-        copies._seen.clear()
+        stubs._seen.clear()
         yield
         scratch.use_scratch(None)
-        copies._seen.clear()
+        stubs._seen.clear()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from kits.tiny_campaign import write_tiny_campaign
 from skygraft.campaign import Campaign
 from skygraft.campaign.pairs import read_pair
 from skygraft.errors import CampaignError, ConfigError, OutputExistsError, PlaceError
-from skygraft.places import Store, copies
+from skygraft.places import Store, stubs
 from skygraft.records.lock import DEAD_SECONDS
 
 N_IMAGES = 3
@@ -67,7 +67,7 @@ class Setting:
         }
         path = self.folder / f"{machine}.yaml"
         path.write_text(yaml.safe_dump(content | settings))
-        copies._seen.clear()
+        stubs._seen.clear()
         return Campaign.from_yaml(path)
 
     def keys(self, folder: str = "") -> list[str]:

@@ -35,7 +35,7 @@ from skygraft.places import (
     see,
     stores,
 )
-from skygraft.places.copies import _regular
+from skygraft.places.urls import pattern_expression
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_patterns_match_as_glob_does(tmp_path: Path, pattern: str, found: list[s
         (tmp_path / name).touch()
     found_by_glob = glob.glob(pattern, root_dir=tmp_path, recursive=True)  # noqa: PTH207
     by_glob = sorted(name for name in found_by_glob if (tmp_path / name).is_file())
-    assert sorted(name for name in names if re.fullmatch(_regular(pattern), name)) == by_glob == found
+    assert sorted(name for name in names if re.fullmatch(pattern_expression(pattern), name)) == by_glob == found
 
 
 def large_image(path: Path, n: int = 800, hdus: int = 3) -> Path:

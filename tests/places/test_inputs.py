@@ -24,7 +24,7 @@ from skygraft.config.inputs import CalibrationConfig
 from skygraft.errors import ConfigError
 from skygraft.formats import read_exposure
 from skygraft.place_names import url_of as url_for
-from skygraft.places import bring, copies, is_file
+from skygraft.places import bring, is_file, stubs
 from skygraft.survey import index_images
 
 
@@ -89,7 +89,7 @@ def test_an_index_of_several_places(survey: Path, web: FileServer, tmp_path: Pat
     from skygraft.records.plan_file import read_plan
 
     assert sorted(image.path for image in read_plan(campaign.layout.plan)) == sorted(images)
-    copies._seen.clear()
+    stubs._seen.clear()
     assert campaign.run(n_workers=0).n_skipped == 2
 
 

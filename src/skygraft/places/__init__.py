@@ -11,23 +11,19 @@ if TYPE_CHECKING:
         beneath,
         bring,
         bring_all,
-        find_copies,
         for_headers,
         given_path,
         is_file,
-        is_folder,
         is_place,
         local_path,
-        names_in,
         prefetched,
         published,
-        refresh,
-        see,
     )
     from skygraft.places.outputs import Outputs, OutputsAt, outputs_of
     from skygraft.places.ranges import RangedFile
     from skygraft.places.scratch import Scratch, holding, scratch_of, use_scratch
     from skygraft.places.stores import Storage, Store
+    from skygraft.places.stubs import find_copies, is_folder, names_in, refresh, see
     from skygraft.places.urls import checked_url
 
 _FROM = {
@@ -35,23 +31,19 @@ _FROM = {
         "beneath",
         "bring",
         "bring_all",
-        "find_copies",
         "given_path",
         "for_headers",
         "is_file",
-        "is_folder",
         "is_place",
         "local_path",
-        "names_in",
         "prefetched",
         "published",
-        "refresh",
-        "see",
     ),
     "skygraft.places.outputs": ("Outputs", "OutputsAt", "outputs_of"),
     "skygraft.places.ranges": ("RangedFile",),
     "skygraft.places.scratch": ("Scratch", "holding", "scratch_of", "use_scratch"),
     "skygraft.places.stores": ("Storage", "Store"),
+    "skygraft.places.stubs": ("find_copies", "is_folder", "names_in", "refresh", "see"),
     "skygraft.places.urls": ("checked_url",),
 }
 

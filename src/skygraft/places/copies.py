@@ -1,8 +1,8 @@
-"""Copies of files in stores: found, looked at, filled with their headers, or fetched whole.
+"""Copies of files in stores: filled with their headers, or fetched whole.
 
 Formats and readers work on paths of this machine. Of a file in a store that is either its *stub*, which has its size
-and time and, once `for_headers` has been asked, its headers; or its whole copy, from `bring`. Of any other path all
-functions here give the path itself, so that callers need not ask.
+and time (`skygraft.places.stubs`) and, once `for_headers` has been asked, its headers; or its whole copy, from `bring`.
+Of any other path all functions here give the path itself, so that callers need not ask.
 """
 
 from __future__ import annotations
@@ -11,53 +11,35 @@ import contextlib
 import fcntl
 import itertools
 import os
-import re
 import secrets
-import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from skygraft.disk import FileIdentity
 from skygraft.errors import PlaceError, PlaceNotFoundError, SkygraftError
-from skygraft.place_names import FILES_KIND, STUBS_KIND, WORK_KIND, as_kind, is_copy, is_url, url_of
+from skygraft.place_names import FILES_KIND, STUBS_KIND, WORK_KIND, as_kind, is_copy, is_url
 from skygraft.places.headers import CannotSkipError, fill_headers, write_at
 from skygraft.places.scratch import Scratch, default_scratch, hold, no_room, scratch_of, settle, write_stub
-from skygraft.places.stores import READ_ONLY
-from skygraft.places.urls import constant_part, lost_slash, scheme_of, split_url
+from skygraft.places.stubs import each, folder_is_known, look_at_file, refresh, see, seen_lately, url_of_copy
+from skygraft.places.urls import lost_slash
 
 __all__ = [
     "beneath",
     "bring",
     "bring_all",
-    "find_copies",
     "for_headers",
     "given_path",
     "is_file",
-    "is_folder",
     "is_place",
     "local_path",
-    "names_in",
-    "note",
     "prefetched",
     "published",
-    "refresh",
-    "see",
 ]
 
-_FRESH_SECONDS = 30.0
-"""How long a process relies on what it saw in a store."""
-_KNOWN_SECONDS = 600.0
-"""How long it relies on which files there are beside an image: folders may have many files."""
-_THREADS = 16
-_MANY_FOLDERS = 64
-_AHEAD = 64
+_THREADS, _AHEAD = 16, 64
 _LARGEST_COMPANION = 1 << 30
 _CHANGES = 3
-
-_seen: dict[str, float] = {}
-"""Folders and files that were looked at, and when."""
 
 
 def local_path(url: str, scratch: Scratch | None = None) -> Path:
@@ -103,231 +85,12 @@ def given_path(path: str | os.PathLike[str]) -> Path:
     return Path(path) if url is None else local_path(url)
 
 
-# -- what there is
-
-
-def _is_fresh(path: str, seconds: float = _FRESH_SECONDS) -> bool:
-    return time.monotonic() - _seen.get(path, -1e9) < seconds
-
-
-def _saw(path: str) -> None:
-    if len(_seen) > 1_000_000:
-        _seen.clear()
-    _seen[path] = time.monotonic()
-
-
-def note(url: str, identity: FileIdentity, scratch: Scratch) -> Path:
-    """Bring the stub of a file up to date with what a store says of it; returns its path."""
-    path = scratch.path(url)
-    now = FileIdentity.find(path)
-    same = now is not None and now.mtime_ns == identity.mtime_ns and identity.n_bytes in (now.n_bytes, -1)
-    if not same:
-        write_stub(path, identity)
-        return path
-    # Its time of last access is when it was seen in the store, for all processes of this machine.
-    os.utime(path, ns=(time.time_ns(), identity.mtime_ns))
-    return path
-
-
-def _seen_lately(stub: Path) -> bool:
-    """True if a process of this machine saw the file in its store in the last minutes, as its stub is."""
-    with contextlib.suppress(OSError):
-        return 0 <= time.time() - stub.stat().st_atime < _KNOWN_SECONDS
-    return False
-
-
-def _look_at_file(stub: Path) -> None:
-    url, scratch = _url(stub), scratch_of(stub)
-    identity = scratch.store.find(url)
-    if identity is None:
-        if not stub.is_dir():
-            stub.unlink(missing_ok=True)
-    else:
-        note(url, identity, scratch)
-    _saw(os.fspath(stub))
-
-
-def _look_into(folder: Path) -> None:
-    """Bring the stubs of a folder up to date."""
-    scratch = scratch_of(folder)
-    _note_folder(folder, scratch.store.listing(_url(folder)), scratch)
-
-
-def _note_folder(folder: Path, files: Mapping[str, FileIdentity], scratch: Scratch) -> None:
-    """Bring the stubs of a folder up to date with all files that it has, by URL."""
-    found = {note(url, identity, scratch).name for url, identity in files.items()}
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        for entry in entries:
-            gone = entry.name not in found and not entry.name.endswith(".tmp")
-            if gone and not entry.is_dir(follow_symlinks=False):
-                Path(entry.path).unlink(missing_ok=True)
-    _saw(os.fspath(folder))
-
-
-def _url(path: Path) -> str:
-    url = url_of(path)
-    assert url is not None
-    return url
-
-
-def refresh(paths: Iterable[str | os.PathLike[str]], *, force: bool = False) -> None:
-    """Bring stubs up to date with their stores; other paths are left alone.
-
-    Parameters
-    ----------
-    paths : iterable of path-like
-        Files, as stubs. Each folder is listed once; with HTTP, each file is asked for.
-    force : bool
-        Also those that were looked at in the last half minute.
-
-    Raises
-    ------
-    PlaceError
-        If a store cannot be asked.
-    """
-    folders: dict[Path, list[Path]] = defaultdict(list)
-    for path in paths:
-        if is_copy(path):
-            stub = as_kind(path, STUBS_KIND)
-            folders[stub.parent].append(stub)
-    if not folders:
-        return
-    single = [p for folder, some in folders.items() if scheme_of(_url(folder)) in READ_ONLY for p in some]
-    listed = [folder for folder in folders if scheme_of(_url(folder)) not in READ_ONLY]
-    single = [path for path in single if force or not _is_fresh(os.fspath(path))]
-    listed = [folder for folder in listed if force or not _is_fresh(os.fspath(folder))]
-    if len(listed) > _MANY_FOLDERS:
-        _refresh_deep({path for folder in listed for path in folders[folder]})
-        for folder in listed:
-            _saw(os.fspath(folder))
-        listed = []
-    _all(_look_at_file, single)
-    _all(_look_into, listed)
-
-
-def _all(function: object, items: list[Path]) -> None:
-    assert callable(function)
-    if len(items) < 2:
-        for item in items:
-            function(item)
-        return
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(function, items):
-            pass
-
-
-def _refresh_deep(stubs: set[Path]) -> None:
-    """Bring stubs of many folders up to date by one listing of what is common to them."""
-    common = Path(os.path.commonpath([path.parent for path in stubs]))
-    scratch = scratch_of(common)
-    found = scratch.store.listing(_url(common), deep=True)
-    there = {}
-    for url, identity in found.items():
-        there[scratch.path(url)] = (url, identity)
-    for stub in stubs:
-        if stub in there:
-            note(*there[stub], scratch)
-        else:
-            stub.unlink(missing_ok=True)
-
-
-def see(path: Path) -> Path:
-    """Bring the stub of a file up to date, or those of all files of a folder; returns the path."""
-    if not is_copy(path):
-        return path
-    stub = as_kind(path, STUBS_KIND)
-    if _is_fresh(os.fspath(stub)):
-        return stub
-    url, scratch = _url(stub), scratch_of(stub)
-    identity = scratch.store.find(url) if split_url(url)[2] else None
-    if identity is not None:
-        note(url, identity, scratch)
-    elif scheme_of(url) in READ_ONLY:
-        if not stub.is_dir():
-            stub.unlink(missing_ok=True)
-    else:
-        found = scratch.store.listing(url, deep=True)
-        wanted = {note(file, one, scratch) for file, one in found.items()}
-        for old in [p for p in stub.rglob("*") if p.is_file() and p not in wanted] if stub.is_dir() else []:
-            old.unlink(missing_ok=True)
-    _saw(os.fspath(stub))
-    return stub
-
-
-def find_copies(pattern: str, scratch: Scratch | None = None) -> list[Path]:
-    """Return the stubs of the files that a URL with ``*``, ``?``, ``[...]`` and ``**`` matches, by one listing.
-
-    Parameters
-    ----------
-    pattern : str
-        The URL. As with files of this machine, hidden ones are found only if they are named.
-    scratch : Scratch, optional
-        The scratch folder.
-
-    Returns
-    -------
-    list of Path
-        Sorted.
-
-    Raises
-    ------
-    PlaceError
-        If it cannot be listed, as with HTTP.
-    """
-    scratch = scratch or default_scratch()
-    scratch.make()
-    top = constant_part(pattern)
-    rest = pattern[len(top) + 1 :]
-    matches = re.compile(_regular(rest)).fullmatch
-    found = scratch.store.listing(top, deep="/" in rest)
-    start = len(top) + 1
-    matching = {url for url in found if matches(url[start:])}
-    # All of their folders: what lies beside an image will be asked for.
-    folders: dict[str, dict[str, FileIdentity]] = {url.rpartition("/")[0]: {} for url in matching}
-    for url, identity in found.items():
-        if (files := folders.get(url.rpartition("/")[0])) is not None:
-            files[url] = identity
-    for folder, files in folders.items():
-        _note_folder(scratch.path(folder), files, scratch)
-    return sorted(map(scratch.path, matching))
-
-
-def _regular(pattern: str) -> str:
-    """The regular expression of a pattern of names."""
-    parts, text = pattern.split("/"), ""
-    for i, part in enumerate(parts):
-        last = i == len(parts) - 1
-        if part == "**":
-            text += "(?:(?!\\.)[^/]+/)*" + ("(?!\\.)[^/]*" if last else "")
-            continue
-        text += ("" if part.startswith(".") else "(?!\\.)") + _of_name(part) + ("" if last else "/")
-    return text
-
-
-def _of_name(part: str) -> str:
-    text, i = "", 0
-    while i < len(part):
-        end = part.find("]", i + 2) if part[i] == "[" else -1
-        if part[i] == "*":
-            text += "[^/]*"
-        elif part[i] == "?":
-            text += "[^/]"
-        elif end > 0:
-            inner = part[i + 1 : end].replace("\\", "\\\\")
-            text += f"[{'^' + inner[1:] if inner[0] == '!' else inner}]"
-            i = end
-        else:
-            text += re.escape(part[i])
-        i += 1
-    return text
-
-
 def is_file(path: Path) -> bool:
     """True if there is such a file; one in a store is then there to be read: a stub its headers, a copy as a whole."""
     if not is_copy(path):
         return path.is_file()
     stub = as_kind(path, STUBS_KIND)
-    if not _is_fresh(os.fspath(stub.parent), _KNOWN_SECONDS):
+    if not folder_is_known(stub.parent):
         refresh([stub])
     if not stub.is_file():
         return False
@@ -337,23 +100,6 @@ def is_file(path: Path) -> bool:
         return True
     bring(path)
     return True
-
-
-def is_folder(path: Path) -> bool:
-    """True if there is such a folder; one of a store has files."""
-    return see(path).is_dir() if is_copy(path) else path.is_dir()
-
-
-def names_in(folder: Path, pattern: str = "*") -> list[str]:
-    """Names of the files of a folder that match a pattern, sorted; none if there is no such folder."""
-    if not is_copy(folder):
-        return sorted(path.name for path in folder.glob(pattern))
-    if scheme_of(_url(folder)) not in READ_ONLY:
-        stubs = as_kind(folder, STUBS_KIND)
-        if not _is_fresh(os.fspath(stubs), _KNOWN_SECONDS):
-            _look_into(stubs)
-        return sorted(path.name for path in stubs.glob(pattern) if path.is_file())
-    return []
 
 
 # -- headers
@@ -366,7 +112,7 @@ def _is_filled(stub: Path) -> bool:
 
 def _fill(stub: Path) -> bool:
     """Fill a stub with headers and tables of its file; False if the whole file is needed."""
-    url, scratch = _url(stub), scratch_of(stub)
+    url, scratch = url_of_copy(stub), scratch_of(stub)
     identity = FileIdentity.of(stub)
     temporary = stub.with_name(f".{secrets.token_hex(6)}.tmp")
     try:
@@ -393,7 +139,7 @@ def _fill(stub: Path) -> bool:
 
 
 def _fetch_into_stub(stub: Path) -> None:
-    url, scratch, identity = _url(stub), scratch_of(stub), FileIdentity.of(stub)
+    url, scratch, identity = url_of_copy(stub), scratch_of(stub), FileIdentity.of(stub)
     if identity.n_bytes > _LARGEST_COMPANION:
         raise PlaceError(
             f"{identity.n_bytes:,} bytes have to be read to know what it is, and {_LARGEST_COMPANION:,} are allowed",
@@ -405,6 +151,10 @@ def _fetch_into_stub(stub: Path) -> None:
         scratch.store.download(url, temporary, identity)
         temporary.chmod(0o600)
         settle(temporary, stub, identity)
+    except OSError as error:
+        if isinstance(error, SkygraftError):
+            raise
+        raise no_room(error, stub) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -427,10 +177,10 @@ def for_headers(path: str | os.PathLike[str]) -> Path:
     if not is_copy(path):
         return path
     stub = as_kind(path, STUBS_KIND)
-    if by_url or not _seen_lately(stub):
-        _look_at_file(stub)
+    if by_url or not seen_lately(stub):
+        look_at_file(stub)
     if not stub.is_file():
-        raise PlaceNotFoundError("there is no such file", path=_url(stub), fix="Check the name")
+        raise PlaceNotFoundError("there is no such file", path=url_of_copy(stub), fix="Check the name")
     if _is_filled(stub) or _fill(stub):
         return stub
     if stub.stat().st_size <= 1 << 20:
@@ -501,11 +251,11 @@ def bring(path: str | os.PathLike[str]) -> Path:
     if as_kind(path, WORK_KIND) == path and path.exists():
         return path
     stub, whole = as_kind(path, STUBS_KIND), as_kind(path, FILES_KIND)
-    url, scratch = _url(stub), scratch_of(stub)
+    url, scratch = url_of_copy(stub), scratch_of(stub)
     for tries_left in reversed(range(_CHANGES)):
         # Not its folder, which may be large.
-        if by_url or tries_left < _CHANGES - 1 or not _seen_lately(stub):
-            _look_at_file(stub)
+        if by_url or tries_left < _CHANGES - 1 or not seen_lately(stub):
+            look_at_file(stub)
         identity = FileIdentity.find(stub)
         if identity is None or stub.is_dir():
             raise PlaceNotFoundError("there is no such file", path=url, fix="Check the name")
@@ -576,6 +326,6 @@ def bring_all(path: str | os.PathLike[str]) -> Path:
         return bring(path)
     found = [p for p in stub.rglob("*") if p.is_file()]
     if not found:
-        raise PlaceNotFoundError("there is no such file or folder", path=_url(stub), fix="Check the name")
-    _all(bring, found)
+        raise PlaceNotFoundError("there is no such file or folder", path=url_of_copy(stub), fix="Check the name")
+    each(bring, found)
     return as_kind(stub, FILES_KIND)

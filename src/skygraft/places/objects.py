@@ -17,6 +17,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from skygraft.errors import ConfigError
+from skygraft.place_names import redacted
+from skygraft.places.store_errors import RefusedError
 from skygraft.places.urls import split_url
 
 __all__ = ["Objects", "is_ordinary", "open_bucket"]
@@ -30,16 +33,11 @@ _UNUSUAL = ("AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_IGNORE_C
 _UNUSUAL_IN_PROFILE = ("s3", "services", "ca_bundle", "use_fips_endpoint", "use_dualstack_endpoint")
 _OTHER_PARTITIONS = ("cn-", "us-iso", "eu-isoe", "us-gov")
 """Regions whose addresses do not end in amazonaws.com, or that other regions know nothing of."""
+_NO_STORE = "the answer is not that of an S3 server: check storage.endpoint_url and its port"
 _STATUS = re.compile(r"status code: (\d{3})")
+_SERVER = re.compile(r"uri: Some\(\s*(https?://[^/\s]+)")
+_REASON = re.compile(r"(?:message|error): \"(.*?)\"|(?:InvalidCertificate\(\s*\w+)")
 _MESSAGE = re.compile(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", re.DOTALL)
-
-
-class _RefusedError(Exception):
-    """A request that a store refused."""
-
-    def __init__(self, text: str, status: int) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 def is_ordinary(key: str) -> bool:
@@ -65,9 +63,9 @@ class Objects:
 
     def __init__(self, bucket: str, options: dict[str, Any], spare: Callable[[], Any]) -> None:
         self.bucket, self._options, self._spare = bucket, options, spare
-        endpoint, bundle = options.get("endpoint", ""), os.environ.get("AWS_CA_BUNDLE")
-        with_tls = bundle and not endpoint.startswith("http://")
-        self._certificates = {"root_certificate": Path(bundle).read_bytes()} if bundle and with_tls else {}
+        self._with_tls = not options.get("endpoint", "").startswith("http://")
+        bundle = os.environ.get("AWS_CA_BUNDLE") if self._with_tls else None
+        self._certificates = {"root_certificate": Path(bundle).read_bytes()} if bundle else {}
         self._by_timeout: dict[float, Any] = {}
 
     def _client(self, timeout: float) -> Any:
@@ -90,23 +88,35 @@ class Objects:
         import obstore
 
         key = _key(url)
-        with _named_errors(url):
+        if key:
             try:
-                if key:
-                    return self._described(obstore.head(self._client(timeout), key))
+                with _named_errors(url):
+                    meta = obstore.head(self._client(timeout), key)
+                return self._described(meta)
             except FileNotFoundError:
-                if not self._has_any(key, timeout):
-                    raise
+                with contextlib.suppress(PermissionError):
+                    if self._has_any(url, timeout):
+                        return {"name": f"{self.bucket}/{key}", "size": 0, "type": "directory"}
+                raise
+            except (PermissionError, RefusedError) as error:
+                if getattr(error, "status", 403) in (400, 403):
+                    # Answers to HEAD have no body that says why; the first byte is refused for the same reason.
+                    with _named_errors(url):
+                        obstore.get_range(self._client(timeout), key, start=0, length=1)
+                raise
         return {"name": f"{self.bucket}/{key}".rstrip("/"), "size": 0, "type": "directory"}
 
     def _has_any(self, folder: str, timeout: float) -> bool:
         import obstore
 
-        for some in obstore.list(self._client(timeout), folder, chunk_size=1):
-            return bool(some)
+        with _named_errors(folder):
+            for some in obstore.list(self._client(timeout), _key(folder), chunk_size=1):
+                return bool(some)
         return False
 
     def _described(self, meta: Any) -> dict[str, Any]:
+        if meta["e_tag"] is None and meta["last_modified"].timestamp() == 0:
+            raise RefusedError(_NO_STORE, 200)
         return {
             "name": f"{self.bucket}/{meta['path']}",
             "size": meta["size"],
@@ -149,11 +159,18 @@ class Objects:
         with ThreadPoolExecutor(min(_THREADS, len(urls))) as pool:
             return [*pool.map(one, range(len(urls)))]
 
-    def get_file(self, url: str, target: str, *, timeout: float) -> str:
-        """Copy an object to this machine, and return the MD5 of what arrived."""
+    def get_file(self, url: str, target: str, *, timeout: float) -> tuple[dict[str, Any], str]:
+        """Copy an object to this machine.
+
+        Returns
+        -------
+        (dict, str)
+            What the store says of the object that it gave, and the MD5 of what arrived; that is empty with TLS, which
+            lets no changed byte pass.
+        """
         import obstore
 
-        md5 = hashlib.md5(usedforsecurity=False)
+        md5 = None if self._with_tls else hashlib.md5(usedforsecurity=False)
         with Path(target).open("wb") as file:
             with _named_errors(url):
                 found: Any = obstore.get(self._client(timeout), _key(url))
@@ -162,28 +179,37 @@ class Objects:
                 with _named_errors(url):
                     piece = next(pieces, None)
                 if piece is None:
-                    return md5.hexdigest()
-                md5.update(piece)
+                    return self._described(found.meta), "" if md5 is None else md5.hexdigest()
+                if md5 is not None:
+                    md5.update(piece)
                 file.write(piece)
 
-    def put_file(self, source: str, url: str, *, timeout: float) -> None:
-        """Write a file of this machine to an object."""
+    def put_file(self, source: str, url: str, *, timeout: float) -> str:
+        """Write a file of this machine to an object; returns its tag, see `pipe_file`."""
         import mimetypes
 
         kind = mimetypes.guess_type(source)[0]
-        self._put(url, Path(source), Path(source).stat().st_size, timeout, {"Content-Type": kind} if kind else None)
+        size = Path(source).stat().st_size
+        return self._put(url, Path(source), size, timeout, {"Content-Type": kind} if kind else None)
 
-    def pipe_file(self, url: str, content: bytes, mode: str = "overwrite", *, timeout: float) -> None:
-        """Write an object; with the mode ``create``, only if there is none."""
-        self._put(url, content, len(content), timeout, None, mode=mode)
+    def pipe_file(self, url: str, content: bytes, mode: str = "overwrite", *, timeout: float) -> str:
+        """Write an object; with the mode ``create``, only if there is none.
+
+        Returns
+        -------
+        str
+            The tag that the store gave to what it wrote. Empty where nothing tells that it wrote what was sent: with
+            TLS no changed byte passes, and else the store compares the SHA-256 that is part of the signature.
+        """
+        return self._put(url, content, len(content), timeout, None, mode=mode)
 
     def _put(
         self, url: str, content: Any, n_bytes: int, timeout: float, attributes: Any, *, mode: str = "overwrite"
-    ) -> None:
+    ) -> str:
         import obstore
 
         with _named_errors(url):
-            obstore.put(
+            written = obstore.put(
                 self._client(timeout),
                 _key(url),
                 content,
@@ -193,6 +219,8 @@ class Objects:
                 use_multipart=n_bytes >= _PARTS_FROM,
                 chunk_size=_PART,
             )
+        is_safe = self._with_tls or not self._options.get("skip_signature")
+        return written["e_tag"] or "" if is_safe else ""
 
     def rm_file(self, url: str, *, timeout: float) -> None:
         """Remove an object, if there is one."""
@@ -238,6 +266,13 @@ class Objects:
         files = [one for one in files if one["size"] or one["name"] not in {*inner, f"{self.bucket}/{_key(folder)}"}]
         return files + [{"name": name, "size": 0, "type": "directory"} for name in sorted(inner)]
 
+    def check(self, folder: str, *, timeout: float) -> None:
+        """Raise if what listed nothing is no S3 server, such as a page for people at another port."""
+        import obstore
+
+        with contextlib.suppress(FileNotFoundError, PermissionError), _named_errors(folder):
+            self._described(obstore.head(self._client(timeout), f"{_key(folder)}/.none".lstrip("/")))
+
     def invalidate_cache(self, path: str | None = None) -> None:
         """Nothing is kept."""
 
@@ -278,7 +313,7 @@ def _named_errors(url: str) -> Iterator[None]:
 def _error_of(error: Exception, url: str) -> Exception:
     text, name = str(error), type(error).__name__
     status = int(found[1]) if (found := _STATUS.search(text)) else 0
-    said = f"{found[2]} ({found[1]})" if (found := _MESSAGE.search(text)) else ""
+    said = f"{found[2].rstrip('.')} ({found[1]})" if (found := _MESSAGE.search(text)) else ""
     if "NoSuchBucket" in text:
         return FileNotFoundError("the specified bucket does not exist")
     if isinstance(error, FileNotFoundError) or status == 404:
@@ -290,7 +325,15 @@ def _error_of(error: Exception, url: str) -> Exception:
     if "kind: Timeout" in text or "TimedOut" in text:
         return TimeoutError("it was not answered in time")
     if status:
-        return _RefusedError(said or f"the store answered with status {status}", status)
+        return RefusedError(said or f"the store answered with status {status}", status)
+    if "kind: Connect" in text:
+        server = f" to {found[1]}" if (found := _SERVER.search(text)) else ""
+        why = [found[1] for found in _REASON.finditer(text)] or ["it does not speak TLS"] * (
+            "InvalidContentType" in text
+        )
+        return ConnectionError(f"no connection{server}" + (f": {why[-1]}" if why else ""))
+    if "ETag Header missing" in text:
+        return RefusedError(_NO_STORE, 200)
     short = text.partition("\n")[0].rpartition(" - ")[2]
     return ConnectionError(short or name)
 
@@ -354,6 +397,12 @@ def _options(storage: Any, bucket: str, own: dict[str, str]) -> dict[str, Any] |
                 return None  # s3fs says so
             options["credential_provider"] = provider
     endpoint = storage.endpoint_url or own.get("AWS_ENDPOINT_URL_S3") or own.get("AWS_ENDPOINT_URL") or endpoint
+    if endpoint and not re.match(r"https?://[^/\s]", endpoint):
+        raise ConfigError(
+            f"{redacted(endpoint)!r} is not the address of a server",
+            key="storage.endpoint_url",
+            fix="Give it like https://minio.example.org, here, in AWS_ENDPOINT_URL or in the profile",
+        )
     if not endpoint:
         region = storage.region or _region_of(bucket)
         if not region or region.startswith(_OTHER_PARTITIONS):

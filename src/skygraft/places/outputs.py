@@ -2,7 +2,7 @@
 
 Writing an object is atomic: it has its name when all of it is there. So nothing is renamed; what says that others are
 complete is written after them, and last. The work folder holds what is needed to go on (plan, ledger, records, tables);
-images leave it as soon as they are in the store, and their stubs (`skygraft.places.copies`) stand for them.
+images leave it as soon as they are in the store, and their stubs (`skygraft.places.stubs`) stand for them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any, Self
 from skygraft.disk import FileIdentity, atomic_path
 from skygraft.errors import OutputExistsError, PlaceError, PlaceNotFoundError
 from skygraft.place_names import WORK_KIND, as_kind, is_copy, url_of
-from skygraft.places.copies import note
 from skygraft.places.scratch import Scratch, default_folder, scratch_of
 from skygraft.places.stores import READ_ONLY, Storage
+from skygraft.places.stubs import note
 from skygraft.places.urls import scheme_of
 
 __all__ = ["Outputs", "OutputsAt", "outputs_of"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from skygraft.disk import FileIdentity
 
-__all__ = ["fraction_of", "identity_of", "md5_file", "md5_of"]
+__all__ = ["fraction_of", "identity_of", "md5_file", "md5_of", "tag_of"]
 
 
 def identity_of(info: Mapping[str, Any]) -> FileIdentity:
@@ -63,9 +63,14 @@ def _time_ns(info: Mapping[str, Any]) -> int:
     return 0
 
 
+def tag_of(info: Mapping[str, Any]) -> str:
+    """Return the tag that a store gives to the content of a file; empty if it gives none."""
+    return str(info.get("ETag") or "").strip('"')
+
+
 def md5_of(info: Mapping[str, Any]) -> str:
     """Return the MD5 of a file's content, where the store's tag is one; empty where it is not."""
-    tag = str(info.get("ETag") or "").strip('"')
+    tag = tag_of(info)
     return tag if re.fullmatch(r"[0-9a-f]{32}", tag) else ""
 
 

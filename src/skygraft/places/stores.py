@@ -25,15 +25,15 @@ from skygraft.disk import FileIdentity
 from skygraft.errors import ConfigError, PlaceError, PlaceNotFoundError, SkygraftError
 from skygraft.place_names import redacted
 from skygraft.places.objects import Objects, is_ordinary, open_bucket
-from skygraft.places.store_errors import CutOffError, may_pass, named, reason_of
-from skygraft.places.store_identity import fraction_of, identity_of, md5_file, md5_of
+from skygraft.places.store_errors import CutOffError, asked_to_wait, may_pass, named, reason_of
+from skygraft.places.store_identity import fraction_of, identity_of, md5_file, md5_of, tag_of
 from skygraft.places.urls import extra_of, scheme_of, split_url
 
 __all__ = ["READ_ONLY", "Storage", "Store"]
 
 READ_ONLY = ("http", "https")
 """Kinds of stores that are only read, and not listed."""
-_TRIES, _FIRST_WAIT, _LONGEST_WAIT = 5, 0.2, 10.0
+_TRIES, _FIRST_WAIT, _WAIT_GROWS = 5, 0.5, 3.0
 _PIECE = 1 << 20
 _TOGETHER = 128
 _PATIENCE = 300.0
@@ -145,8 +145,8 @@ class Store:
             if failure is not None:
                 # Here, where it has no context: that of the backend may hold requests with their credentials.
                 raise failure
-            time.sleep(wait * random.uniform(0.7, 1.3))
-            wait = min(2.5 * wait, _LONGEST_WAIT)
+            time.sleep(max(wait * random.uniform(0.7, 1.3), asked_to_wait(error)))
+            wait *= _WAIT_GROWS
         raise AssertionError
 
     # -- reading
@@ -217,7 +217,9 @@ class Store:
                 return {}
 
         found = self._call("listed", folder, ask)
-        if not found and scheme in ("s3", "gs"):
+        if not found and isinstance(fs, Objects):
+            self._call("listed", folder, _limited(fs.check), folder)
+        elif not found and scheme in ("s3", "gs"):
             # An empty answer may be that of a bucket that is not there.
             self._call(
                 "listed", folder, _limited(fs.ls, _LONG_LISTING), f"{scheme}://{split_url(folder)[1]}", detail=True
@@ -298,37 +300,31 @@ class Store:
         ------
         PlaceNotFoundError, PlaceError
             If it cannot be read, was cut off, or has changed meanwhile.
+        OSError
+            If the copy cannot be written.
         """
         fs = self.filesystem(url)
         before: list[str] = []
 
         def get() -> None:
-            md5 = _limited(fs.get_file, identity.n_bytes)(url, str(target)) or md5_file(target)
+            got = _limited(fs.get_file, identity.n_bytes)(url, str(target))
             n_bytes = target.stat().st_size
             if identity.n_bytes not in (n_bytes, -1):
                 raise CutOffError(f"{n_bytes:,} of {identity.n_bytes:,} bytes arrived")
-            if fraction_of(md5) == identity.mtime_ns % 10**9:
+            info, md5 = got if isinstance(fs, Objects) else (None, md5_file(target))
+            if md5 and fraction_of(md5) == identity.mtime_ns % 10**9:
                 return  # What the store said of it before: its tag is the MD5.
-            info = _limited(fs.info)(url)
+            info = info or _limited(fs.info)(url)
             now = identity_of(info)
             if now.size_and_time != identity.size_and_time:
                 raise PlaceError("it was changed while it was read", path=url, fix="Plan again, and run again")
-            if (wanted := md5_of(info)) and md5 != wanted:
+            if md5 and (wanted := md5_of(info)) and md5 != wanted:
                 if before == [md5]:
                     return  # The same twice: the store's tag is no MD5, as where it encrypts with keys of its own.
                 before[:] = [md5]
                 raise CutOffError("its MD5 is not the one that the store gives")
 
-        try:
-            self._call("read", url, get)
-        except OSError as error:
-            if isinstance(error, SkygraftError):
-                raise
-            raise PlaceError(
-                f"the copy cannot be written ({error.strerror or error})",
-                path=target.parent,
-                fix="Check free space and permissions of the scratch folder",
-            ) from error
+        self._call("read", url, get)
 
     # -- writing
 
@@ -355,34 +351,36 @@ class Store:
         PlaceError
             If it cannot be written.
         """
-        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        return self._put(url, lambda fs: self._pipe(fs, url, content, create), len(content), lambda: md5)
+        return self._put(
+            url,
+            lambda fs: self._pipe(fs, url, content, create),
+            len(content),
+            lambda: hashlib.md5(content, usedforsecurity=False).hexdigest(),
+        )
 
-    def _pipe(self, fs: Any, url: str, content: bytes, create: bool) -> None:
+    def _pipe(self, fs: Any, url: str, content: bytes, create: bool) -> Any:
         pipe = _limited(fs.pipe_file, len(content))
         if not create:
-            pipe(url, content)
-            return
+            return pipe(url, content)
         try:
-            pipe(url, content, mode="create")
+            return pipe(url, content, mode="create")
         except (TypeError, NotImplementedError):  # a backend that cannot
             if _limited(fs.exists)(url):
                 raise FileExistsError(url) from None
-            pipe(url, content)
+            return pipe(url, content)
 
-    def _put(self, url: str, put: Callable[[Any], None], n_bytes: int, md5: Callable[[], str]) -> FileIdentity:
+    def _put(self, url: str, put: Callable[[Any], Any], n_bytes: int, md5: Callable[[], str]) -> FileIdentity:
         if scheme_of(url) in READ_ONLY:
             raise PlaceError(f"{scheme_of(url)}:// is only read", path=url, fix="Name a bucket or a folder")
         fs = self.filesystem(url)
         shown: list[str] = []
-        written: list[bool] = []
+        written: list[Any] = []
         exists: list[FileExistsError] = []
 
         def write() -> FileIdentity | None:
             try:
                 if not written:
-                    put(fs)
-                    written.append(True)
+                    written.append(put(fs))
             except FileExistsError as error:
                 exists.append(error)
                 return None
@@ -392,15 +390,15 @@ class Store:
                 info = _limited(fs.info)(url)
             except FileNotFoundError:
                 raise CutOffError("the store does not show what was written") from None
-            identity = identity_of(info)
+            identity, given = identity_of(info), written[0] if isinstance(fs, Objects) else ""
             if identity.n_bytes != n_bytes:
                 written.clear()
                 raise CutOffError(f"the store shows {identity.n_bytes:,} bytes, {n_bytes:,} were written")
-            tag = md5_of(info)
-            if tag and tag != md5() and shown != [tag]:
+            tag = tag_of(info) if given else md5_of(info)
+            if tag and tag != (given.strip('"') or md5()) and shown != [tag]:
                 shown[:] = [tag]
                 written.clear()
-                raise CutOffError("the store shows another MD5 than was written")
+                raise CutOffError("the store shows another content than was written")
             return identity
 
         if scheme_of(url) == "file":

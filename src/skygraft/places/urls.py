@@ -15,6 +15,7 @@ __all__ = [
     "common_folder",
     "constant_part",
     "lost_slash",
+    "pattern_expression",
     "scheme_of",
     "split_url",
 ]
@@ -26,6 +27,8 @@ _SECRET = re.compile(
     r"policy|credential|expires)$"
 )
 _MAGIC = re.compile(r"[*?\[]")
+_USUAL = ("s3", "gs", "https", "http", "file", "memory")
+"""Those that fsspec need not be asked for, which takes a tenth of a second at first."""
 _EXTRAS = {"s3": "s3", "gs": "gcs"}
 
 
@@ -87,7 +90,7 @@ def checked_url(url: str, key: str | None = None) -> str:
     if "::" in url.partition("://")[0] or "::" in url.partition("://")[2].partition("/")[0]:
         raise ConfigError(f"{shown!r} is a chain of stores; one is needed, such as s3://bucket/folder", key=key)
     scheme, host, path = split_url(url)
-    if scheme != "s3" and scheme not in _known():  # which takes a tenth of a second at first
+    if scheme not in _USUAL and scheme not in _known():
         import difflib
 
         near = difflib.get_close_matches(scheme, _known(), n=1)
@@ -96,6 +99,14 @@ def checked_url(url: str, key: str | None = None) -> str:
             key=key,
             fix=f"Did you mean {near[0]}://?" if near else "Use s3://, gs://, https:// or a path",
         )
+    if scheme in ("http", "https") and "#" in path:
+        raise ConfigError(
+            f"{shown!r} has a #, after which nothing is part of the file's name in a URL",
+            key=key,
+            fix="Write %23 for it",
+        )
+    if scheme == "s3" and host and not re.fullmatch(r"[\w.-]+|arn:\S+", host, re.ASCII):
+        raise ConfigError(f"{shown!r}: {host!r} cannot be the name of a bucket", key=key, fix="Write s3://BUCKET/...")
     if scheme not in ("memory", "file") and (not host or re.search(r"[\s*?#]", host)):
         raise ConfigError(f"{shown!r} names no bucket or host", key=key, fix=f"Write {scheme}://NAME/...")
     return f"{scheme}://{host}/{path}" if host or scheme == "file" else f"{scheme}://{path}"
@@ -175,3 +186,33 @@ def common_folder(images: list[str], root: object = None) -> tuple[str, list[str
             )
         top = "/".join(shared)
     return top, [url[len(top) + 1 :] for url in urls]
+
+
+def pattern_expression(pattern: str) -> str:
+    """Return the regular expression of a pattern of names with ``*``, ``?``, ``[...]`` and ``**``, as glob has it."""
+    parts, text = pattern.split("/"), ""
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if part == "**":
+            text += "(?:(?!\\.)[^/]+/)*" + ("(?!\\.)[^/]*" if last else "")
+            continue
+        text += ("" if part.startswith(".") else "(?!\\.)") + _of_name(part) + ("" if last else "/")
+    return text
+
+
+def _of_name(part: str) -> str:
+    text, i = "", 0
+    while i < len(part):
+        end = part.find("]", i + 2) if part[i] == "[" else -1
+        if part[i] == "*":
+            text += "[^/]*"
+        elif part[i] == "?":
+            text += "[^/]"
+        elif end > 0:
+            inner = part[i + 1 : end].replace("\\", "\\\\")
+            text += f"[{'^' + inner[1:] if inner[0] == '!' else inner}]"
+            i = end
+        else:
+            text += re.escape(part[i])
+        i += 1
+    return text

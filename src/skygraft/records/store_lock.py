@@ -20,6 +20,9 @@ __all__ = ["store_is_locked", "store_locked"]
 
 _BEAT_SECONDS = 30.0
 _NAME = ".lock"
+_held: set[str] = set()
+"""What the locks say that this process holds. Those that it could not remove, because credentials had expired or the
+connection was lost, are not among them."""
 
 
 def _read(store: Store, url: str) -> str:
@@ -51,7 +54,10 @@ def store_is_locked(store: Store, url: str) -> bool:
 
 
 def _holds(store: Store, url: str, text: str) -> bool:
-    alive = Owner.parse(text).is_alive()
+    owner, me = Owner.parse(text), Owner.me()
+    if owner == me:
+        return text in _held
+    alive = owner.is_alive()
     return alive if alive is not None else _age(store, url) < DEAD_SECONDS
 
 
@@ -79,6 +85,8 @@ def store_locked(store: Store, url: str) -> Iterator[None]:
             store.write(f"{url}/{_NAME}", mine.encode(), create=True)
         except FileExistsError:
             text = _read(store, url)
+            if text == mine:
+                break  # whose answer was lost, so that it was asked for again
             if text and (last or _holds(store, url, text)):
                 age = _age(store, url)
                 raise CampaignError(
@@ -100,11 +108,13 @@ def store_locked(store: Store, url: str) -> Iterator[None]:
                 if _read(store, url) == mine:
                     store.write(f"{url}/{_NAME}", mine.encode())
 
+    _held.add(mine)
     thread = threading.Thread(target=beat, daemon=True, name="holds the campaign in the store")
     thread.start()
     try:
         yield
     finally:
+        _held.discard(mine)
         over.set()
         thread.join(timeout=_BEAT_SECONDS)
         with contextlib.suppress(PlaceError):
