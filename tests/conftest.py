@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from kits.children import InThisProcess
 from kits.forked_workers import fork_workers, forking, warm
+from kits.grouping import group
 from skygraft import processes
 
 # Modules and collected tests are millions of objects that stay. Looked at by the garbage collector again and again, and
@@ -53,59 +54,26 @@ for _number, _handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signa
 # Seconds that a test takes by its marker, roughly: what takes long begins first, and nobody waits for it at the end.
 _SECONDS = {"cluster": 30.0, "slow": 8.0, "dask": 2.0}
 
-WAITING = frozenset(
-    f"tests/{path}.py"
-    for path in (
-        "campaign/test_faults_files",
-        "campaign/test_faults_processes",
-        "clusters/test_slurm",
-        "clusters/test_slurm_scripts",
-        "execution/test_lost_workers",
-    )
-)
-"""Tests that wait, most of their time, for other programs and for what these wait for."""
-
 _CHILD = processes._Child
 _FORKS = {"forked_processes"}
 """Fixtures of tests whose processes are forked."""
 
 
-def _group(nodeid: str) -> str:
-    """Name of the tests that one process runs: those of a file; of long ones that share nothing, each alone."""
-    path = nodeid.partition("::")[0]
-    return nodeid if path.endswith("/test_notebooks.py") else path
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give all tests of a file to one process, since they share fixtures; two processes at most wait at a time.
-
-    All that wait come first, one after the other in these two, so that the others always have what to compute, and
-    nobody waits at the end. Groups of xdist's own (``--dist loadgroup`` with the mark ``xdist_group``) group nothing under pytest 9.2.
-    """
+    """Give all tests of a file to one process, in place of xdist's own groups."""
     if config.getvalue("dist") != "loadgroup":
         return None
-    from xdist.scheduler import LoadScopeScheduling
+    from kits.grouping import schedule
 
-    class Groups(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return _group(nodeid)
-
-        def _assign_work_unit(self, node: Any) -> None:
-            others = [given for other, given in self.assigned_work.items() if other is not node]
-            waiting = sum(any(path in WAITING and not all(given[path].values()) for path in given) for given in others)
-            chosen = (path for path in self.workqueue if (path in WAITING) == (waiting < 2))
-            self.workqueue.move_to_end(next(chosen, next(iter(self.workqueue))), last=False)
-            super()._assign_work_unit(node)
-
-    return Groups(config, log)
+    return schedule(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the reference data, so that ``-m "not data"`` leaves it out; the longest groups come first."""
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        groups.setdefault(_group(item.nodeid), []).append(item)
+        groups.setdefault(group(item.nodeid), []).append(item)
         if "data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
 
