@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from kits.children import InThisProcess
 from kits.forked_workers import fork_workers, forking, warm
+from kits.grouping import group
 from skygraft import processes
 
 # Modules and collected tests are millions of objects that stay. Looked at by the garbage collector again and again, and
@@ -58,34 +59,21 @@ _FORKS = {"forked_processes"}
 """Fixtures of tests whose processes are forked."""
 
 
-def _group(nodeid: str) -> str:
-    """Name of the tests that one process runs: those of a file; of long ones that share nothing, each alone."""
-    path = nodeid.partition("::")[0]
-    return nodeid if path.endswith("/test_notebooks.py") else path
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give all tests of a file to one process, since they share fixtures.
-
-    Groups of xdist's own (``--dist loadgroup`` with the mark ``xdist_group``) group nothing under pytest 9.2.
-    """
+    """Give all tests of a file to one process, in place of xdist's own groups."""
     if config.getvalue("dist") != "loadgroup":
         return None
-    from xdist.scheduler import LoadScopeScheduling
+    from kits.grouping import schedule
 
-    class Groups(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return _group(nodeid)
-
-    return Groups(config, log)
+    return schedule(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the reference data, so that ``-m "not data"`` leaves it out; the longest groups come first."""
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        groups.setdefault(_group(item.nodeid), []).append(item)
+        groups.setdefault(group(item.nodeid), []).append(item)
         if "data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
 

@@ -94,8 +94,20 @@ def test_a_campaign_by_its_profile(
     assert not list(logs.glob(".tls-*"))
 
 
+@pytest.fixture
+def watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of this process are looked at, missed and replaced at once, not after tens of seconds."""
+    for name, value in {"_LIST_SECONDS": 0.5, "_GRACE_SECONDS": 0.5, "_FIRST_PAUSE": 0.1}.items():
+        monkeypatch.setattr(f"skygraft.clusters.jobs.{name}", value)
+
+
 def test_a_cancelled_job_is_replaced(
-    slurm: Any, make_campaign: MakeCampaign, profile: Profile, expected: dict[str, str], kit: Any
+    slurm: Any,
+    make_campaign: MakeCampaign,
+    profile: Profile,
+    expected: dict[str, str],
+    kit: Any,
+    watched_closely: None,
 ) -> None:
     """The only worker's job is cancelled in the middle; only one that takes its place can finish."""
     killed: list[str] = []
@@ -151,7 +163,9 @@ def test_the_driver_as_a_job_whose_walltime_ends(
     assert "TIMEOUT" in slurm.run("scontrol", "show", "job", job)
     first = len(events(campaign, "image"))
     assert 0 < first < 28
-    again = slurm.run(*submit, "--wait", f"--output={tmp_path}/second.log", str(script), timeout=1800).strip()
+    # `sbatch --wait` looks rarely, and ever more so.
+    again = slurm.run(*submit, f"--output={tmp_path}/second.log", str(script)).strip()
+    assert within(1800, lambda: not slurm.jobs()), slurm.jobs()
     assert "COMPLETED" in slurm.run("scontrol", "show", "job", again), (tmp_path / "second.log").read_text()
     assert kit.checksums(campaign.layout.root) == wanted
     runs = events(campaign, "run_ended")
@@ -172,13 +186,9 @@ def test_a_partition_that_does_not_exist(slurm: Any, tmp_path: Path, profile: Pr
 
 
 def test_a_job_that_cannot_start_its_worker(
-    slurm: Any, tmp_path: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch
+    slurm: Any, tmp_path: Path, profile: Profile, watched_closely: None
 ) -> None:
     """What it printed is shown; nobody waits for ever."""
-    from skygraft.clusters import jobs
-
-    for name, value in {"_LIST_SECONDS": 0.5, "_GRACE_SECONDS": 0.5, "_FIRST_PAUSE": 0.1}.items():
-        monkeypatch.setattr(jobs, name, value)
     config = load_profile(profile(n_workers=1, prologue=["echo the module is gone >&2", "exit 3"]))
     with (
         pytest.raises(CampaignError, match=r"(?s)3 jobs ended before their worker came.*the module is gone"),

@@ -41,7 +41,10 @@ def until(condition: Callable[[], object], what: str, seconds: float = 1800) -> 
 
 def submit(slurm: SimpleNamespace, script: str, campaign: Path, *options: str, **settings: str) -> str:
     """Submit a script as a person would; returns the job's number."""
-    exported = {"SKYGRAFT_VENV": sys.prefix, "SKYGRAFT_SCRATCH": str(campaign.parent), **settings}
+    # A node's disk outlives a job, and with it the compiled code on it.
+    scratch = slurm.folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    exported = {"SKYGRAFT_VENV": sys.prefix, "SKYGRAFT_SCRATCH": str(scratch), **settings}
     pairs = [f"{name}={value}" for name, value in exported.items()]
     command = ["sbatch", "--parsable", f"--chdir={campaign.parent}", *options]
     return str(
