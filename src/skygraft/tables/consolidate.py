@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ _PACKED_FROM = 1000
 """Images of a campaign whose records are packed; those of a smaller one stay files that can be opened one by one."""
 _IMAGES_AT_ONCE = 4000
 """Images of the plan that are Python objects at a time."""
+_PATCHES_TOGETHER, _IMAGES_TOGETHER = 8, 192
+"""Patches that a worker takes at a time, and images of theirs: fewer patches where they have many."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +189,11 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     truth, pairs = _Truth(), _Pairs()
     patches = _patches(plan, pairs, find_neighbours(plan))
     packs = KnownPacks()
-    for done in call(consolidate_truth, patches, output=output, skymap=config.skymap, pack=_is_packed(config, plan)):
-        truth.add(done)
-        packs.add(done.tract, done.patch, done.packed)
+    pack = _is_packed(config, plan)
+    for some in call(consolidate_truth, _grouped(patches), output=output, skymap=config.skymap, pack=pack):
+        for done in some:
+            truth.add(done)
+            packs.add(done.tract, done.patch, done.packed)
     bounds = partition_bounds(layout.catalog)
     catalog = dict(sorted(zip(bounds.keys, bounds.sha256, strict=True)))
     first = next(iter(catalog))
@@ -286,6 +290,18 @@ def _patches(plan: Plan, pairs: _Pairs, neighbours: Neighbours) -> Iterator[Patc
         images = tuple(found)
         yield PatchImages(*home, images, neighbours.of(row, row + len(images)))
         row += len(images)
+
+
+def _grouped(patches: Iterable[PatchImages]) -> Iterator[tuple[PatchImages, ...]]:
+    """Yield patches, several small ones at a time, whose files are synced together."""
+    waiting: list[PatchImages] = []
+    for patch in patches:
+        waiting.append(patch)
+        if len(waiting) >= _PATCHES_TOGETHER or sum(len(one.images) for one in waiting) >= _IMAGES_TOGETHER:
+            yield tuple(waiting)
+            waiting = []
+    if waiting:
+        yield tuple(waiting)
 
 
 def _images(plan: Plan, pairs: _Pairs) -> Iterator[PlacedImage]:
