@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from skygraft.config.campaign import CampaignConfig
 from skygraft.json_text import parse_json
 from skygraft.records.files import Layout
 from skygraft.records.known_packs import KnownPacks
+from skygraft.records.packs import single_names
 from skygraft.records.plan_file import Plan
 from skygraft.tables.arrow import numbers
 from skygraft.tables.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
@@ -36,6 +38,7 @@ from skygraft.tables.sources import (
     catalog_bands,
     consolidate_sources,
     join_sources,
+    piece_fingerprint,
 )
 from skygraft.tables.truth import PatchDigest, consolidate_truth
 
@@ -198,13 +201,14 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     catalog = dict(sorted(zip(bounds.keys, bounds.sha256, strict=True)))
     first = next(iter(catalog))
     bands = tuple(sorted(truth.bands | set(catalog_bands(layout.catalog_part(*first), catalog[first]))))
-    items = _sources(catalog, pairs.by_read(), truth.tables)
+    items = itertools.batched(_sources(catalog, pairs.by_read(), truth.tables), _PATCHES_TOGETHER)
     sources = _Sources()
-    for one in call(consolidate_sources, items, output=output, bands=bands):
-        sources.add(one)
-    whole = CampaignSources(tuple(catalog), fingerprint(sources.tables))
+    for done_sources in call(consolidate_sources, items, output=output, bands=bands):
+        sources.add(done_sources)
+    whole = CampaignSources(tuple(catalog), fingerprint(sources.tables), sources.pieces)
     packs.write(layout)
     joined = any(list(call(join_sources, [whole], output=output)))
+    shutil.rmtree(layout.pieces, ignore_errors=True)
     with_truth = {key for key, table in truth.tables.items() if table}
     checksums = layout.consolidated / "checksums"
     _sweep(layout.truth, with_truth)
@@ -275,12 +279,16 @@ class _Sources:
     def __init__(self) -> None:
         self.n_sources = self.n_on_images = self.n_written = 0
         self.tables: dict[Key, str] = {}
+        self.pieces: dict[Key, tuple[str, int]] = {}
 
-    def add(self, patch: SourcesDigest) -> None:
-        self.n_sources += patch.n_sources
-        self.n_on_images += patch.n_on_images
-        self.n_written += patch.written
-        self.tables[patch.tract, patch.patch] = patch.fingerprint
+    def add(self, patches: Sequence[SourcesDigest]) -> None:
+        for patch in patches:
+            self.n_sources += patch.n_sources
+            self.n_on_images += patch.n_on_images
+            self.n_written += patch.written
+            self.tables[patch.tract, patch.patch] = patch.fingerprint
+        if patches[0].in_piece:
+            self.pieces[patches[0].tract, patches[0].patch] = piece_fingerprint(patches), len(patches)
 
 
 def _patches(plan: Plan, pairs: _Pairs, neighbours: Neighbours) -> Iterator[PatchImages]:
@@ -350,10 +358,12 @@ def _sources(catalog: Mapping[Key, str], pairs: NDArray[np.int64], tables: Mappi
 def _sweep(folder: Path, wanted: Container[Key]) -> None:
     """Remove tables, and what is remembered, of patches that the plan no longer has."""
     for tract in sorted(folder.glob("tract=*")):
-        for path in sorted(tract.glob("patch=*")):
-            key = int(tract.name.removeprefix("tract=")), int(path.stem.removeprefix("patch="))
+        # By names: a Path for each of tens of thousands of patches takes seconds.
+        for name in sorted(name for name in single_names(tract) if name.startswith("patch=")):
+            key = int(tract.name.removeprefix("tract=")), int(name.partition(".")[0].removeprefix("patch="))
             if key in wanted:
                 continue
+            path = tract / name
             table = path if path.is_file() else path / "part-0.parquet"
             table.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not ours, if there is more in it

@@ -2,19 +2,20 @@
 
 An object of an ephemeris has a row for each piece of its way, with what became of it at the piece's times.
 
-Plain functions of one patch of the catalogue, for workers, and one that joins the tables of all patches in one file.
+Plain functions of some patches of the catalogue, for workers, and one that joins the tables of all patches in one file.
 They read the truth tables of every home patch whose images read the patch's sources.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 
@@ -24,9 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from skygraft.catalog.io import arrow_array
+from skygraft.catalog.arrow_arrays import arrow_array, one_array
 from skygraft.catalog.schema import WINDOW, is_mag_column
-from skygraft.errors import CampaignError
+from skygraft.disk import NamedTogether, write_unsynced
+from skygraft.errors import CampaignError, OutputError
 from skygraft.records.files import Layout, digest
 from skygraft.tables.arrow import TableWriter, ascends, note_of, numbers, read_groups
 from skygraft.tables.truth import TABLE_VERSION
@@ -39,6 +41,7 @@ __all__ = [
     "catalog_bands",
     "consolidate_sources",
     "join_sources",
+    "piece_fingerprint",
 ]
 
 _TRUTH = ("injection_id", "band", "mjd", "inst_flux", "flux_deposited", "aperture_fraction", "psf_fwhm", "stamp_size")
@@ -62,6 +65,8 @@ _THREADS = 4
 _SMALL_ROWS = 32_768
 _KEPT_ROWS, _LEAST_ROWS = 32 * _SMALL_ROWS, 8192
 """Rows of truth tables that are kept at most, each of 100 bytes; and as how many a small table counts."""
+_PIECE = b"fingerprint"
+_READING = pa.ipc.IpcReadOptions(use_threads=False)
 _AGAIN = "Delete it and run the campaign again (`skygraft run`), which rebuilds it"
 
 
@@ -99,6 +104,8 @@ class SourcesDigest:
         Fingerprint of what the table was made from.
     written : bool
         Whether it was written this time.
+    in_piece : bool
+        Whether its rows are in the piece of its group (`piece_fingerprint`), too.
     """
 
     tract: int
@@ -107,6 +114,7 @@ class SourcesDigest:
     n_on_images: int
     fingerprint: str
     written: bool = field(default=False, compare=False)
+    in_piece: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -119,10 +127,14 @@ class CampaignSources:
         Tract and patch of each, ascending.
     fingerprint : str
         Fingerprint of what they were all made from.
+    pieces : mapping of (int, int) to (str, int)
+        Fingerprint of each piece, and how many patches are in it, by the first of them. A piece is an Arrow file with
+        the rows of patches that were made together just now: to open all their tables again would take longest.
     """
 
     patches: tuple[tuple[int, int], ...]
     fingerprint: str
+    pieces: Mapping[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
 
 
 def band_columns(bands: Sequence[str]) -> list[tuple[str, pa.DataType, str]]:
@@ -146,13 +158,15 @@ def catalog_bands(part: Path, sha256: str) -> list[str]:
     return [name.removeprefix("mag_") for name in names if is_mag_column(name)]
 
 
-def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[str]) -> SourcesDigest:
-    """Bring the table of one patch's sources up to date; its rows are in the order of injection id.
+def consolidate_sources(patches: Sequence[PatchSources], *, output: str, bands: Sequence[str]) -> list[SourcesDigest]:
+    """Bring the tables of some patches' sources up to date; rows are in the order of injection id.
+
+    The files of all these patches are synced together, which takes hardly longer than those of one.
 
     Parameters
     ----------
-    sources : PatchSources
-        The patch.
+    patches : sequence of PatchSources
+        The patches, neighbours in the order of all.
     output : str
         The campaign's output folder.
     bands : sequence of str
@@ -160,20 +174,34 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
 
     Returns
     -------
-    SourcesDigest
+    list of SourcesDigest
 
     Raises
     ------
     CampaignError
-        If the catalogue's part or a truth table cannot be read.
+        If a catalogue's part or a truth table cannot be read.
     OutputError
-        If the table cannot be written; the former one is then still there.
+        If a table cannot be written; the former one is then still there.
     """
     layout = Layout(Path(output))
+    with NamedTogether() as together:
+        found = [_consolidate(sources, layout, bands, together) for sources in patches]
+        together.commit()
+    digests = [digest for digest, _ in found]
+    tables = [table for _, table in found if table is not None]
+    if len(tables) == len(digests) and _write_piece(layout, digests, tables):
+        return [replace(digest, in_piece=True) for digest in digests]
+    return digests
+
+
+def _consolidate(
+    sources: PatchSources, layout: Layout, bands: Sequence[str], together: NamedTogether
+) -> tuple[SourcesDigest, pa.Table | None]:
+    """Write the table of a patch if it is not up to date; also returns its rows where they are few."""
     path, part = layout.source_table(sources.tract, sources.patch), layout.catalog_part(sources.tract, sources.patch)
     content = _catalog_bytes(part, sources.sha256)
     fingerprint = digest([TABLE_VERSION, sources.tract, sources.patch, list(bands), sources.homes, sources.sha256])
-    note, written = note_of(path, layout.checksum(path)), False
+    note, table = note_of(path, layout.checksum(path)), None
     if note is None or note.fingerprint != fingerprint or "n_on_images" not in note.content:
         catalog = _catalog_table(content, part)
         tally = _Tally(numbers(catalog["injection_id"]), bands, _windows(catalog))
@@ -181,13 +209,16 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
         for some in _gathered(tables):
             tally.add(some)
         table = _table(catalog, tally, inside=sources.tract >= 0)
-        with TableWriter(path, layout.checksum(path), table.schema, repeated=("source_type",)) as writer:
+        repeated = ("source_type",)
+        with TableWriter(path, layout.checksum(path), table.schema, repeated=repeated, together=together) as writer:
             writer.write(table)
             writer.note |= {"fingerprint": fingerprint, "n_on_images": int(np.count_nonzero(tally.drawn_anywhere()))}
-        note, written = writer.written, True
-    return SourcesDigest(
-        sources.tract, sources.patch, note.n_rows, int(note.content["n_on_images"]), fingerprint, written
+        note = writer.written
+    n_on_images = int(note.content["n_on_images"])
+    found = SourcesDigest(
+        sources.tract, sources.patch, note.n_rows, n_on_images, fingerprint, written=table is not None
     )
+    return found, table if table is not None and table.num_rows <= _SMALL_ROWS else None
 
 
 def _gathered(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
@@ -472,39 +503,95 @@ def join_sources(sources: CampaignSources, *, output: str) -> bool:
     if note is not None and note.fingerprint == sources.fingerprint:
         return False
     first = pq.read_schema(layout.source_table(*sources.patches[0]))
-    schema = pa.schema([first.field(0), pa.field("tract", pa.int64()), pa.field("patch", pa.int64()), *list(first)[1:]])
+    schema = _joined_schema(first)
     repeated = ("source_type", "tract", "patch")
     with TableWriter(path, layout.checksum(path), schema, repeated=repeated) as writer:
-        for (tract, patch), tables in _read_ahead(layout, sources.patches):
+        for tables in _read_ahead(layout, sources, schema):
             for rows in tables:
-                keys = [arrow_array(np.full(rows.num_rows, value, dtype=np.int64)) for value in (tract, patch)]
-                writer.write(pa.Table.from_arrays([rows.column(0), *keys, *rows.columns[1:]], schema=schema))
+                writer.write(rows)
         writer.note["fingerprint"] = sources.fingerprint
     return True
 
 
-def _read_ahead(
-    layout: Layout, patches: Sequence[tuple[int, int]]
-) -> Iterator[tuple[tuple[int, int], Iterable[pa.Table]]]:
+def _joined_schema(table: pa.Schema) -> pa.Schema:
+    """The schema of the table of a patch with its tract and patch as columns."""
+    keys = [pa.field("tract", pa.int64()), pa.field("patch", pa.int64())]
+    return pa.schema([table.field(0), *keys, *list(table)[1:]])
+
+
+def _with_keys(rows: pa.Table, tract: int, patch: int, schema: pa.Schema) -> pa.Table:
+    keys = [arrow_array(np.full(rows.num_rows, value, dtype=np.int64)) for value in (tract, patch)]
+    return pa.Table.from_arrays([rows.column(0), *keys, *rows.columns[1:]], schema=schema)
+
+
+def piece_fingerprint(patches: Iterable[SourcesDigest]) -> str:
+    """Fingerprint of the piece of some patches, whose tables were made together."""
+    return digest([[patch.tract, patch.patch, patch.fingerprint] for patch in patches])
+
+
+def _piece(layout: Layout, tract: int, patch: int) -> Path:
+    return layout.pieces / f"{tract}_{patch}.arrow"
+
+
+def _write_piece(layout: Layout, patches: Sequence[SourcesDigest], tables: Sequence[pa.Table]) -> bool:
+    """Write the piece of some patches, a batch of rows for each; False if that fails, which only costs time."""
+    schema = _joined_schema(tables[0].schema).with_metadata({_PIECE: piece_fingerprint(patches)})
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+    with pa.ipc.new_file(sink, schema, options=options) as writer:
+        for patch, table in zip(patches, tables, strict=True):
+            columns = _with_keys(table, patch.tract, patch.patch, schema).columns
+            writer.write_batch(pa.RecordBatch.from_arrays(list(map(one_array, columns)), schema=schema))
+    with contextlib.suppress(OutputError):
+        write_unsynced(_piece(layout, patches[0].tract, patches[0].patch), sink.getvalue())
+        return True
+    return False
+
+
+def _read_piece(layout: Layout, first: tuple[int, int], fingerprint: str, schema: pa.Schema) -> list[pa.Table] | None:
+    """The rows of the patches of a piece; None if it is not there any more, or not as it was written."""
+    try:
+        with pa.memory_map(str(_piece(layout, *first))) as source, pa.ipc.open_file(source, options=_READING) as reader:
+            if (reader.schema.metadata or {}).get(_PIECE) != fingerprint.encode() or not reader.schema.equals(schema):
+                return None
+            return [pa.Table.from_batches([reader.get_batch(i)], schema) for i in range(reader.num_record_batches)]
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _read_ahead(layout: Layout, sources: CampaignSources, schema: pa.Schema) -> Iterator[Iterable[pa.Table]]:
     """Yield the tables of patches in their order, which some threads read meanwhile: a millisecond for each of them."""
 
-    def read(patch: tuple[int, int]) -> Iterable[pa.Table]:
-        path = layout.source_table(*patch)
-        groups = read_groups(path, fix=_AGAIN)
+    def read(patches: Sequence[tuple[int, int]]) -> Iterable[pa.Table]:
+        fingerprint, _ = sources.pieces.get(patches[0], ("", 1))
+        piece = _read_piece(layout, patches[0], fingerprint, schema) if fingerprint else None
+        if piece is not None and len(piece) == len(patches):
+            return piece
+        return itertools.chain.from_iterable([read_table(patch) for patch in patches])
+
+    def read_table(patch: tuple[int, int]) -> Iterable[pa.Table]:
+        groups = read_groups(layout.source_table(*patch), fix=_AGAIN)
+        tables = (_with_keys(group, *patch, schema) for group in groups)
         # Of one that is large only the first rows, so that few of them are in memory.
-        return itertools.chain([first], groups) if (first := next(groups, None)) is not None else ()
+        return itertools.chain([first], tables) if (first := next(tables, None)) is not None else ()
 
     threads = min(len(os.sched_getaffinity(0)), _THREADS)
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[tuple[int, int], Future[Iterable[pa.Table]]]] = deque()
+        waiting: deque[Future[Iterable[pa.Table]]] = deque()
         try:
-            for patch in patches:
-                waiting.append((patch, pool.submit(read, patch)))
+            for patches in _units(sources):
+                waiting.append(pool.submit(read, patches))
                 if len(waiting) > 4 * threads:
-                    done, found = waiting.popleft()
-                    yield done, found.result()
+                    yield waiting.popleft().result()
             while waiting:
-                done, found = waiting.popleft()
-                yield done, found.result()
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _units(sources: CampaignSources) -> Iterator[Sequence[tuple[int, int]]]:
+    """Yield the patches, those of each piece together."""
+    patches = iter(sources.patches)
+    for patch in patches:
+        _, n = sources.pieces.get(patch, ("", 1))
+        yield [patch, *itertools.islice(patches, n - 1)]
