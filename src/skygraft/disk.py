@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,7 +223,11 @@ class NamedTogether:
         OutputError
             If a file cannot be written; some may have their names by then, and all others stay as they were.
         """
-        _at_once([functools.partial(_sync_new, found[0], path) for path, found in self._waiting.items()])
+        if self._waiting:
+            with ThreadPoolExecutor(min(len(self._waiting), _SYNCS_AT_ONCE)) as pool:
+                temporaries = [temporary for temporary, _, _ in self._waiting.values()]
+                for _ in pool.map(_sync_new, temporaries, self._waiting):
+                    pass
         folders = {path.parent for path, (_, _, sync_folder) in self._waiting.items() if sync_folder}
         for path, (temporary, before, _) in list(self._waiting.items()):
             with _as_output_error(path):
@@ -232,16 +235,8 @@ class NamedTogether:
                     before(temporary)
                 temporary.replace(path)
             del self._waiting[path]
-        _at_once([functools.partial(_sync_folder, folder) for folder in folders])
-
-
-def _at_once(calls: Sequence[Callable[[], None]]) -> None:
-    if len(calls) == 1:
-        calls[0]()
-    elif calls:
-        with ThreadPoolExecutor(min(len(calls), _SYNCS_AT_ONCE)) as pool:
-            for _ in pool.map(lambda call: call(), calls):
-                pass
+        for folder in folders:  # one after the other: the first takes the renaming in all others along
+            _sync_folder(folder)
 
 
 def _sync_new(temporary: Path, path: Path) -> None:
