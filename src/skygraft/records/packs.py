@@ -69,8 +69,10 @@ _BYTES_A_GROUP = 8 << 20
 _INDEX = b"skygraft"
 _COLUMNS = {RECORD_SUFFIX: "record", TRUTH_SUFFIX: "truth"}
 _SCHEMA = pa.schema([("stem", pa.string()), ("image_id", pa.string()), ("record", pa.string()), ("truth", pa.binary())])
-_COMPRESSION = {"stem": "zstd", "image_id": "zstd", "record": "zstd", "truth": "none"}
-"""Truth tables are compressed already."""
+_COMPRESSION = {"stem": "none", "image_id": "none", "record": "zstd", "truth": "none"}
+"""Truth tables are compressed already, and of a few names nothing would be left but what zstd takes to begin."""
+_BUFFER = 1 << 20
+"""Bytes that are written to the file at a time; page by page takes as long as all else."""
 
 
 class DamagedPackError(OSError):
@@ -481,9 +483,10 @@ class PackWriter:
         with contextlib.ExitStack() as stack:
             temporary = stack.enter_context(self._together.path(self._pack, self._note_checksum))
             stack.push(functools.partial(self._finish, temporary))
+            sink = stack.enter_context(pa.output_stream(str(temporary), buffer_size=_BUFFER))
             self._writer = stack.enter_context(
                 pq.ParquetWriter(
-                    temporary,
+                    sink,
                     _SCHEMA,
                     compression=_COMPRESSION,
                     use_dictionary=False,
@@ -532,8 +535,9 @@ class PackWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            columns = [_binary(values) for values in zip(*self._rows, strict=True)]
-            arrays = [column.cast(kind) for column, kind in zip(columns, _SCHEMA.types, strict=True)]
+            arrays = [
+                _texts(values, kind) for values, kind in zip(zip(*self._rows, strict=True), _SCHEMA.types, strict=True)
+            ]
             self._writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA), row_group_size=len(self._rows))
             self._group += 1
         self._rows, self._n_bytes = [], 0
@@ -551,8 +555,8 @@ class PackWriter:
         return _index_of(self._images)
 
 
-def _binary(values: Sequence[bytes]) -> pa.Array:
+def _texts(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
     """An array of texts; `pyarrow.array` would import pandas for it, which takes a second in every process."""
     offsets = np.cumsum([0, *map(len, values)], dtype=np.int64).astype(np.int32)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
-    return pa.Array.from_buffers(pa.binary(), len(values), buffers)
+    return pa.Array.from_buffers(kind, len(values), buffers)
