@@ -30,7 +30,7 @@ from kits.finished_images import Outputs, planned
 from skygraft.errors import CampaignError, OutputError
 from skygraft.tables import arrow as tables
 from skygraft.tables import truth as truth_tables
-from skygraft.tables.sources import join_sources, piece_fingerprint
+from skygraft.tables.joining import join_sources, piece_fingerprint
 
 
 @pytest.fixture
@@ -177,12 +177,12 @@ def test_the_one_file_of_sources_is_the_same_however_it_is_joined(coadds: Output
 
     keys = []
 
-    def remember(patches: Iterable[Any]) -> str:
+    def remember(patches: Any) -> str:
         keys.append(piece_fingerprint(patches))
         return keys[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skygraft.tables.sources.piece_fingerprint", remember)
+        patch.setattr("skygraft.tables.joining.piece_fingerprint", remember)
         first = run(coadds)
     fingerprint = keys[0].encode()
     expected = (coadds.root / "sources.parquet").read_bytes()

@@ -29,17 +29,10 @@ from skygraft.records.packs import single_names
 from skygraft.records.plan_file import Plan
 from skygraft.tables.arrow import numbers
 from skygraft.tables.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
+from skygraft.tables.joining import CampaignSources, join_sources, piece_fingerprint
 from skygraft.tables.neighbours import Neighbours, PatchImages, PlacedImage, find_neighbours
 from skygraft.tables.patch_keys import Key, fingerprint, packed, unpacked
-from skygraft.tables.sources import (
-    CampaignSources,
-    PatchSources,
-    SourcesDigest,
-    catalog_bands,
-    consolidate_sources,
-    join_sources,
-    piece_fingerprint,
-)
+from skygraft.tables.sources import PatchSources, SourcesDigest, catalog_bands, consolidate_sources
 from skygraft.tables.truth import PatchDigest, consolidate_truth
 
 __all__ = ["Call", "Consolidation", "consolidate"]
@@ -288,7 +281,8 @@ class _Sources:
             self.n_written += patch.written
             self.tables[patch.tract, patch.patch] = patch.fingerprint
         if patches[0].in_piece:
-            self.pieces[patches[0].tract, patches[0].patch] = piece_fingerprint(patches), len(patches)
+            keys = [(patch.tract, patch.patch, patch.fingerprint) for patch in patches]
+            self.pieces[keys[0][:2]] = piece_fingerprint(keys), len(keys)
 
 
 def _patches(plan: Plan, pairs: _Pairs, neighbours: Neighbours) -> Iterator[PatchImages]:

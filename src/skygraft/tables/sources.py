@@ -2,19 +2,14 @@
 
 An object of an ephemeris has a row for each piece of its way, with what became of it at the piece's times.
 
-Plain functions of some patches of the catalogue, for workers, and one that joins the tables of all patches in one file.
-They read the truth tables of every home patch whose images read the patch's sources.
+Plain functions of some patches of the catalogue, for workers. They read the truth tables of every home patch whose
+images read the patch's sources.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import itertools
-import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -25,23 +20,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow_arrays import arrow_array, one_array
+from skygraft.catalog.arrow_arrays import arrow_array
 from skygraft.catalog.schema import WINDOW, is_mag_column
-from skygraft.disk import NamedTogether, write_unsynced
-from skygraft.errors import CampaignError, OutputError
+from skygraft.disk import NamedTogether
+from skygraft.errors import CampaignError
 from skygraft.records.files import Layout, digest
 from skygraft.tables.arrow import TableWriter, ascends, note_of, numbers, read_groups
+from skygraft.tables.joining import AGAIN, write_piece
 from skygraft.tables.truth import TABLE_VERSION
 
 __all__ = [
-    "CampaignSources",
     "PatchSources",
     "SourcesDigest",
     "band_columns",
     "catalog_bands",
     "consolidate_sources",
-    "join_sources",
-    "piece_fingerprint",
 ]
 
 _TRUTH = ("injection_id", "band", "mjd", "inst_flux", "flux_deposited", "aperture_fraction", "psf_fwhm", "stamp_size")
@@ -60,14 +53,9 @@ _BAND_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }
 _ALL_BANDS = ("n_images", "n_drawn", "n_primary", "first_mjd", "last_mjd", "flags")
 _MEANS = ("flux_fraction", "aperture_fraction", "psf_fwhm")
-_THREADS = 4
-"""That read tables at most, while they are joined."""
 _SMALL_ROWS = 32_768
 _KEPT_ROWS, _LEAST_ROWS = 32 * _SMALL_ROWS, 8192
 """Rows of truth tables that are kept at most, each of 100 bytes; and as how many a small table counts."""
-_PIECE = b"fingerprint"
-_READING = pa.ipc.IpcReadOptions(use_threads=False)
-_AGAIN = "Delete it and run the campaign again (`skygraft run`), which rebuilds it"
 
 
 @dataclass(frozen=True)
@@ -105,7 +93,7 @@ class SourcesDigest:
     written : bool
         Whether it was written this time.
     in_piece : bool
-        Whether its rows are in the piece of its group (`piece_fingerprint`), too.
+        Whether its rows are in the piece of its group (`skygraft.tables.joining`), too.
     """
 
     tract: int
@@ -115,26 +103,6 @@ class SourcesDigest:
     fingerprint: str
     written: bool = field(default=False, compare=False)
     in_piece: bool = field(default=False, compare=False)
-
-
-@dataclass(frozen=True)
-class CampaignSources:
-    """The tables of all patches, to be joined.
-
-    Parameters
-    ----------
-    patches : tuple of (int, int)
-        Tract and patch of each, ascending.
-    fingerprint : str
-        Fingerprint of what they were all made from.
-    pieces : mapping of (int, int) to (str, int)
-        Fingerprint of each piece, and how many patches are in it, by the first of them. A piece is an Arrow file with
-        the rows of patches that were made together just now: to open all their tables again would take longest.
-    """
-
-    patches: tuple[tuple[int, int], ...]
-    fingerprint: str
-    pieces: Mapping[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
 
 
 def band_columns(bands: Sequence[str]) -> list[tuple[str, pa.DataType, str]]:
@@ -189,7 +157,8 @@ def consolidate_sources(patches: Sequence[PatchSources], *, output: str, bands: 
         together.commit()
     digests = [digest for digest, _ in found]
     tables = [table for _, table in found if table is not None]
-    if len(tables) == len(digests) and _write_piece(layout, digests, tables):
+    keys = [(one.tract, one.patch, one.fingerprint) for one in digests]
+    if len(tables) == len(digests) and write_piece(layout, keys, tables):
         return [replace(digest, in_piece=True) for digest in digests]
     return digests
 
@@ -243,7 +212,7 @@ def _truth_rows(layout: Layout, tract: int, patch: int, fingerprint: str) -> Ite
         return
     found: list[pa.Table] = []
     n_rows = 0
-    for rows in read_groups(layout.truth_table(tract, patch), _TRUTH_COLUMNS, fix=_AGAIN):
+    for rows in read_groups(layout.truth_table(tract, patch), _TRUTH_COLUMNS, fix=AGAIN):
         n_rows += rows.num_rows
         if n_rows <= _SMALL_ROWS:
             found.append(rows)
@@ -473,125 +442,3 @@ def _table(catalog: pa.Table, tally: _Tally, *, inside: bool) -> pa.Table:
         arrays.append(arrow_array(whole))
         fields.append(pa.field(name, kind, metadata={"unit": unit} if unit else None))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-
-
-def join_sources(sources: CampaignSources, *, output: str) -> bool:
-    """Join the tables of all patches in one file, in their order, with columns ``tract`` and ``patch``.
-
-    Parameters
-    ----------
-    sources : CampaignSources
-        The patches.
-    output : str
-        The campaign's output folder.
-
-    Returns
-    -------
-    bool
-        Whether it was written this time.
-
-    Raises
-    ------
-    CampaignError
-        If a table cannot be read.
-    OutputError
-        If the file cannot be written; the former one is then still there.
-    """
-    layout = Layout(Path(output))
-    path = layout.campaign_sources
-    note = note_of(path, layout.checksum(path))
-    if note is not None and note.fingerprint == sources.fingerprint:
-        return False
-    first = pq.read_schema(layout.source_table(*sources.patches[0]))
-    schema = _joined_schema(first)
-    repeated = ("source_type", "tract", "patch")
-    with TableWriter(path, layout.checksum(path), schema, repeated=repeated) as writer:
-        for tables in _read_ahead(layout, sources, schema):
-            for rows in tables:
-                writer.write(rows)
-        writer.note["fingerprint"] = sources.fingerprint
-    return True
-
-
-def _joined_schema(table: pa.Schema) -> pa.Schema:
-    """The schema of the table of a patch with its tract and patch as columns."""
-    keys = [pa.field("tract", pa.int64()), pa.field("patch", pa.int64())]
-    return pa.schema([table.field(0), *keys, *list(table)[1:]])
-
-
-def _with_keys(rows: pa.Table, tract: int, patch: int, schema: pa.Schema) -> pa.Table:
-    keys = [arrow_array(np.full(rows.num_rows, value, dtype=np.int64)) for value in (tract, patch)]
-    return pa.Table.from_arrays([rows.column(0), *keys, *rows.columns[1:]], schema=schema)
-
-
-def piece_fingerprint(patches: Iterable[SourcesDigest]) -> str:
-    """Fingerprint of the piece of some patches, whose tables were made together."""
-    return digest([[patch.tract, patch.patch, patch.fingerprint] for patch in patches])
-
-
-def _piece(layout: Layout, tract: int, patch: int) -> Path:
-    return layout.pieces / f"{tract}_{patch}.arrow"
-
-
-def _write_piece(layout: Layout, patches: Sequence[SourcesDigest], tables: Sequence[pa.Table]) -> bool:
-    """Write the piece of some patches, a batch of rows for each; False if that fails, which only costs time."""
-    schema = _joined_schema(tables[0].schema).with_metadata({_PIECE: piece_fingerprint(patches)})
-    sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-    with pa.ipc.new_file(sink, schema, options=options) as writer:
-        for patch, table in zip(patches, tables, strict=True):
-            columns = _with_keys(table, patch.tract, patch.patch, schema).columns
-            writer.write_batch(pa.RecordBatch.from_arrays(list(map(one_array, columns)), schema=schema))
-    with contextlib.suppress(OutputError):
-        write_unsynced(_piece(layout, patches[0].tract, patches[0].patch), sink.getvalue())
-        return True
-    return False
-
-
-def _read_piece(layout: Layout, first: tuple[int, int], fingerprint: str, schema: pa.Schema) -> list[pa.Table] | None:
-    """The rows of the patches of a piece; None if it is not there any more, or not as it was written."""
-    try:
-        with pa.memory_map(str(_piece(layout, *first))) as source, pa.ipc.open_file(source, options=_READING) as reader:
-            if (reader.schema.metadata or {}).get(_PIECE) != fingerprint.encode() or not reader.schema.equals(schema):
-                return None
-            return [pa.Table.from_batches([reader.get_batch(i)], schema) for i in range(reader.num_record_batches)]
-    except (OSError, pa.ArrowException):
-        return None
-
-
-def _read_ahead(layout: Layout, sources: CampaignSources, schema: pa.Schema) -> Iterator[Iterable[pa.Table]]:
-    """Yield the tables of patches in their order, which some threads read meanwhile: a millisecond for each of them."""
-
-    def read(patches: Sequence[tuple[int, int]]) -> Iterable[pa.Table]:
-        fingerprint, _ = sources.pieces.get(patches[0], ("", 1))
-        piece = _read_piece(layout, patches[0], fingerprint, schema) if fingerprint else None
-        if piece is not None and len(piece) == len(patches):
-            return piece
-        return itertools.chain.from_iterable([read_table(patch) for patch in patches])
-
-    def read_table(patch: tuple[int, int]) -> Iterable[pa.Table]:
-        groups = read_groups(layout.source_table(*patch), fix=_AGAIN)
-        tables = (_with_keys(group, *patch, schema) for group in groups)
-        # Of one that is large only the first rows, so that few of them are in memory.
-        return itertools.chain([first], tables) if (first := next(tables, None)) is not None else ()
-
-    threads = min(len(os.sched_getaffinity(0)), _THREADS)
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Iterable[pa.Table]]] = deque()
-        try:
-            for patches in _units(sources):
-                waiting.append(pool.submit(read, patches))
-                if len(waiting) > 4 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _units(sources: CampaignSources) -> Iterator[Sequence[tuple[int, int]]]:
-    """Yield the patches, those of each piece together."""
-    patches = iter(sources.patches)
-    for patch in patches:
-        _, n = sources.pieces.get(patch, ("", 1))
-        yield [patch, *itertools.islice(patches, n - 1)]
