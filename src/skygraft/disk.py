@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +14,17 @@ from typing import Any, Self
 from skygraft.errors import OutputError, SkygraftError
 from skygraft.place_names import STUBS_KIND, as_kind, is_copy, shown_place
 
-__all__ = ["FileIdentity", "atomic_path", "relative_name", "write_small", "write_unsynced"]
+__all__ = [
+    "FileIdentity",
+    "NamedTogether",
+    "atomic_path",
+    "relative_name",
+    "write_new",
+    "write_small",
+    "write_unsynced",
+]
+
+_SYNCS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +118,31 @@ def atomic_path(path: Path, *, make_folder: bool = True, sync: bool = True) -> I
     OutputError
         If the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(path)
     try:
-        if make_folder:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if sync:
-            with temporary.open("rb+") as handle:
-                os.fsync(handle.fileno())
-        temporary.replace(path)
-        if sync:
-            _sync_folder(path.parent)
+        with _as_output_error(path):
+            if make_folder:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if sync:
+                _sync_file(temporary)
+            temporary.replace(path)
+            if sync:
+                _sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+@contextlib.contextmanager
+def _as_output_error(path: Path) -> Iterator[None]:
+    """Raise what goes wrong while a file is written as an `OutputError` that names it."""
+    try:
+        yield
     except SkygraftError:
         raise  # by the block, about something else
     except OSError as error:
@@ -129,9 +154,104 @@ def atomic_path(path: Path, *, make_folder: bool = True, sync: bool = True) -> I
             if isinstance(error, IsADirectoryError)
             else f"Check that {path.parent} exists, is writable, and has room (free space, quota)",
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+
+
+class NamedTogether:
+    """Files that are written one by one and get their names together, on the disk; use it in a ``with`` statement.
+
+    As of `atomic_path`, but that they are synced at the same time: the file system then writes its journal once for all
+    of them, where one after the other each waits for a journal of its own. What has no name when the block ends is
+    removed.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[Path, tuple[Path, Callable[[Path], None] | None, bool]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for path in list(self._waiting):
+            self.drop(path)
+
+    @contextlib.contextmanager
+    def path(
+        self, path: Path, before: Callable[[Path], None] | None = None, *, sync_folder: bool = True
+    ) -> Iterator[Path]:
+        """Write a file that gets its name with the others.
+
+        Parameters
+        ----------
+        path : Path
+            The file. One that exists is replaced.
+        before : callable, optional
+            Called with the temporary name just before the file gets its own.
+        sync_folder : bool
+            False where the folder need not be synced: nobody relies on the name before the file is looked at again.
+
+        Yields
+        ------
+        Path
+            A temporary name in the same folder, to write the file under. It is removed when the block raises.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written.
+        """
+        self.drop(path)
+        temporary = _temporary(path)
+        try:
+            with _as_output_error(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                yield temporary
+        except BaseException:
+            _remove(temporary)
+            raise
+        self._waiting[path] = temporary, before, sync_folder
+
+    def drop(self, path: Path) -> None:
+        """Remove what waits for that name, if anything does."""
+        if (found := self._waiting.pop(path, None)) is not None:
+            _remove(found[0])
+
+    def commit(self) -> None:
+        """Sync all that was written, give it its names, and sync its folders.
+
+        Raises
+        ------
+        OutputError
+            If a file cannot be written; some may have their names by then, and all others stay as they were.
+        """
+        if self._waiting:
+            with ThreadPoolExecutor(min(len(self._waiting), _SYNCS_AT_ONCE)) as pool:
+                temporaries = [temporary for temporary, _, _ in self._waiting.values()]
+                for _ in pool.map(_sync_new, temporaries, self._waiting):
+                    pass
+        folders = {path.parent for path, (_, _, sync_folder) in self._waiting.items() if sync_folder}
+        for path, (temporary, before, _) in list(self._waiting.items()):
+            with _as_output_error(path):
+                if before is not None:
+                    before(temporary)
+                temporary.replace(path)
+            del self._waiting[path]
+        for folder in folders:  # one after the other: the first takes the renaming in all others along
+            _sync_folder(folder)
+
+
+def _sync_new(temporary: Path, path: Path) -> None:
+    with _as_output_error(path):
+        _sync_file(temporary)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def write_small(path: str, content: Any) -> None:
@@ -153,18 +273,23 @@ def write_small(path: str, content: Any) -> None:
     folder, slash, name = path.rpartition("/")
     temporary = f"{folder}{slash}.{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            left = memoryview(content)
-            while left:
-                left = left[os.write(descriptor, left) :]
-        finally:
-            os.close(descriptor)
+        write_new(temporary, content)
         os.replace(temporary, path)  # noqa: PTH105
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108
         raise
+
+
+def write_new(path: str | Path, content: Any) -> None:
+    """Write a file that does not exist yet; bytes-like content, in one go. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(descriptor, left) :]
+    finally:
+        os.close(descriptor)
 
 
 def write_unsynced(path: Path, content: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from kits.finished_images import Outputs, planned
 from skygraft.errors import CampaignError, OutputError
 from skygraft.tables import arrow as tables
 from skygraft.tables import truth as truth_tables
+from skygraft.tables.joining import join_sources, piece_fingerprint
 
 
 @pytest.fixture
@@ -153,6 +155,47 @@ def test_images_that_are_not_done_are_left_out(tmp_path: Path) -> None:
     assert run(outputs).n_done == 2
     assert {row["image_id"] for row in truth(outputs)} == {"a", "b"}
     assert not (outputs.root / "truth/tract=1").exists()
+
+
+@pytest.mark.parametrize("damage", ["none", "gone", "cut", "others"])
+def test_the_one_file_of_sources_is_the_same_however_it_is_joined(coadds: Outputs, damage: str) -> None:
+    """From pieces with the rows of several patches, or from the patches' tables where a piece is not what it was."""
+    pieces: list[Path] = []
+
+    def call(function: Callable[..., Any], items: Iterable[Any], **arguments: Any) -> Iterator[Any]:
+        if function is join_sources:
+            pieces.extend((coadds.root / ".consolidated/joining").iterdir())
+            for piece in pieces:
+                content = piece.read_bytes()
+                if damage == "gone":
+                    piece.unlink()
+                elif damage == "cut":
+                    piece.write_bytes(content[: len(content) // 2])
+                elif damage == "others":  # of tables that were made from something else
+                    piece.write_bytes(content.replace(fingerprint, b"0" * 64))
+        yield from here(function, items, **arguments)
+
+    keys = []
+
+    def remember(patches: Any) -> str:
+        keys.append(piece_fingerprint(patches))
+        return keys[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skygraft.tables.joining.piece_fingerprint", remember)
+        first = run(coadds)
+    fingerprint = keys[0].encode()
+    expected = (coadds.root / "sources.parquet").read_bytes()
+    for table in (coadds.root / "sources").rglob("*.parquet"):
+        table.unlink()
+    (coadds.root / "sources.parquet").unlink()
+    again = run(coadds, call)
+    assert again.sources == first.sources
+    assert (coadds.root / "sources.parquet").read_bytes() == expected
+    assert len(pieces) == 1 and not (coadds.root / ".consolidated/joining").exists()
+    (coadds.root / "sources.parquet").unlink()
+    run(coadds)  # all tables of patches are up to date: there are no pieces
+    assert (coadds.root / "sources.parquet").read_bytes() == expected
 
 
 def test_nothing_is_done(tmp_path: Path) -> None:

@@ -110,6 +110,11 @@ class Layout:
         return self.consolidated / "checksums"
 
     @property
+    def pieces(self) -> Path:
+        """Rows of the consolidated catalogue on their way from the patches into one file; gone when it is written."""
+        return self.consolidated / "joining"
+
+    @property
     def records(self) -> Path:
         """One record, and beside it one truth table, for each finished image."""
         return self.root / "records"

@@ -24,7 +24,7 @@ from skygraft.catalog.arrow_arrays import arrow_array, list_members, numpy_array
 from skygraft.disk import FileIdentity, atomic_path
 from skygraft.errors import OutputError
 from skygraft.records.files import RECORD_SUFFIX, TRUTH_SUFFIX, Layout
-from skygraft.records.packs import PACK_NAME, read_index, single_names
+from skygraft.records.packs import PACK_NAME, PackIndex, read_index, single_names
 from skygraft.records.plan_file import Plan
 
 __all__ = [
@@ -78,7 +78,9 @@ def can_look_up() -> bool:
     return sys.platform == "linux" and sys.byteorder == "little" and hasattr(ctypes.CDLL(None), "statx")
 
 
-def packed_patch(layout: Layout, tract: int, patch: int, stems: Iterable[str]) -> PackedPatch | None:
+def packed_patch(
+    layout: Layout, tract: int, patch: int, stems: Iterable[str], index: PackIndex | None = None
+) -> PackedPatch | None:
     """Find what is known of a patch whose images are packed; None if anything but its pack is in its folder.
 
     Parameters
@@ -89,6 +91,8 @@ def packed_patch(layout: Layout, tract: int, patch: int, stems: Iterable[str]) -
         The patch.
     stems : iterable of str
         Its images; those that are not in the pack are left out.
+    index : PackIndex, optional
+        The index of the pack, where it is known.
 
     Raises
     ------
@@ -99,7 +103,7 @@ def packed_patch(layout: Layout, tract: int, patch: int, stems: Iterable[str]) -
     identity, pack = FileIdentity.find(folder), FileIdentity.find(folder / PACK_NAME)
     if identity is None or pack is None or single_names(folder) != {PACK_NAME} or not can_look_up():
         return None
-    index = read_index(folder / PACK_NAME)
+    index = index or read_index(folder / PACK_NAME)
     if index.changed:
         return None
     from skygraft.records.file_loops import file_keys  # of numba, which small campaigns do without

@@ -18,7 +18,7 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +28,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skygraft.disk import FileIdentity, atomic_path
+from skygraft.disk import FileIdentity, NamedTogether, atomic_path
 from skygraft.errors import CampaignError
 from skygraft.place_names import STUBS_KIND, as_kind, is_copy
 from skygraft.places import bring, outputs_of
@@ -69,8 +69,10 @@ _BYTES_A_GROUP = 8 << 20
 _INDEX = b"skygraft"
 _COLUMNS = {RECORD_SUFFIX: "record", TRUTH_SUFFIX: "truth"}
 _SCHEMA = pa.schema([("stem", pa.string()), ("image_id", pa.string()), ("record", pa.string()), ("truth", pa.binary())])
-_COMPRESSION = {"stem": "zstd", "image_id": "zstd", "record": "zstd", "truth": "none"}
-"""Truth tables are compressed already."""
+_COMPRESSION = {"stem": "none", "image_id": "none", "record": "zstd", "truth": "none"}
+"""Truth tables are compressed already, and of a few names nothing would be left but what zstd takes to begin."""
+_BUFFER = 1 << 20
+"""Bytes that are written to the file at a time; page by page takes as long as all else."""
 
 
 class DamagedPackError(OSError):
@@ -154,20 +156,26 @@ def _read_index(pack: str, state: FileIdentity) -> PackIndex:
         table = content["images"]
         if hashlib.sha256(orjson.dumps(table)).hexdigest() != content["sha256"]:
             return _NOTHING
-        changed = bool(content["written_ns"] != state.mtime_ns)
-        files: dict[str, Sequence[int]] = {}
-        for suffix, column in _COLUMNS.items():
-            files.update(zip([stem + suffix for stem in table["stem"]], table[column], strict=True))
-        if changed:
-            files = {name: [n_bytes, *_packed_row(state)[1:]] for name, (n_bytes, *_) in files.items()}
-        image_ids = dict(zip(table["stem"], table["image_id"], strict=True))
-        return PackIndex(image_ids, files, dict(zip(table["stem"], table["group"], strict=True)), changed=changed)
+        index = _index_of(table)
+        if content["written_ns"] == state.mtime_ns:
+            return index
+        files = {name: [n_bytes, *_packed_row(state)[1:]] for name, (n_bytes, *_) in index.files.items()}
+        return replace(index, files=files, changed=True)
     except (pa.ArrowException, ValueError, KeyError, TypeError):
         return _NOTHING  # as with a damaged record: its images count as not done
     except OSError as error:
         if _is_damage(error):
             return _NOTHING
         raise
+
+
+def _index_of(table: Mapping[str, Sequence[Any]]) -> PackIndex:
+    """The index of a pack that was not changed since, from what its footer says of the images."""
+    files: dict[str, Sequence[int]] = {}
+    for suffix, column in _COLUMNS.items():
+        files.update(zip([stem + suffix for stem in table["stem"]], table[column], strict=True))
+    image_ids = dict(zip(table["stem"], table["image_id"], strict=True))
+    return PackIndex(image_ids, files, dict(zip(table["stem"], table["group"], strict=True)), changed=False)
 
 
 def _is_damage(error: OSError) -> bool:
@@ -447,7 +455,7 @@ def remove_record(path: Path) -> None:
 
 
 class PackWriter:
-    """Writes a pack; use it in a ``with`` statement. The file appears when the block ends well, and is then on disk.
+    """Writes a pack; use it in a ``with`` statement. The file appears when all that it is written with gets its names.
 
     Parameters
     ----------
@@ -455,6 +463,8 @@ class PackWriter:
         The file.
     checksum : Path
         The file for its checksum; see `skygraft.records.files.Layout.checksum`.
+    together : NamedTogether
+        The files that it gets its name with.
 
     Raises
     ------
@@ -462,8 +472,8 @@ class PackWriter:
         If it cannot be written; what was there before stays.
     """
 
-    def __init__(self, pack: Path, checksum: Path) -> None:
-        self._pack, self._checksum = pack, checksum
+    def __init__(self, pack: Path, checksum: Path, together: NamedTogether) -> None:
+        self._pack, self._checksum, self._together = pack, checksum, together
         self._rows: list[tuple[bytes, bytes, bytes, bytes]] = []
         self._n_bytes = 0
         self._group = 0
@@ -471,11 +481,12 @@ class PackWriter:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self._pack))
+            temporary = stack.enter_context(self._together.path(self._pack, self._note_checksum))
             stack.push(functools.partial(self._finish, temporary))
+            sink = stack.enter_context(pa.output_stream(str(temporary), buffer_size=_BUFFER))
             self._writer = stack.enter_context(
                 pq.ParquetWriter(
-                    temporary,
+                    sink,
                     _SCHEMA,
                     compression=_COMPRESSION,
                     use_dictionary=False,
@@ -524,8 +535,9 @@ class PackWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            columns = [_binary(values) for values in zip(*self._rows, strict=True)]
-            arrays = [column.cast(kind) for column, kind in zip(columns, _SCHEMA.types, strict=True)]
+            arrays = [
+                _texts(values, kind) for values, kind in zip(zip(*self._rows, strict=True), _SCHEMA.types, strict=True)
+            ]
             self._writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA), row_group_size=len(self._rows))
             self._group += 1
         self._rows, self._n_bytes = [], 0
@@ -533,11 +545,18 @@ class PackWriter:
     def _finish(self, temporary: Path, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is None:
             os.utime(temporary, ns=(self._written_ns, self._written_ns))
-            note_checksum(temporary, self._checksum, sync=False)  # without it the pack is written again
+
+    def _note_checksum(self, temporary: Path) -> None:
+        note_checksum(temporary, self._checksum, sync=False)  # without it the pack is written again
+
+    @property
+    def index(self) -> PackIndex:
+        """What `read_index` gives of the pack."""
+        return _index_of(self._images)
 
 
-def _binary(values: Sequence[bytes]) -> pa.Array:
+def _texts(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
     """An array of texts; `pyarrow.array` would import pandas for it, which takes a second in every process."""
     offsets = np.cumsum([0, *map(len, values)], dtype=np.int64).astype(np.int32)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
-    return pa.Array.from_buffers(pa.binary(), len(values), buffers)
+    return pa.Array.from_buffers(kind, len(values), buffers)

@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from skygraft.disk import atomic_path
+from skygraft.disk import NamedTogether, write_new
 from skygraft.errors import CampaignError
 from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import note_checksum, problem_of, read_checksum, refresh
-from skygraft.records.files import json_text
+from skygraft.records.files import json_text, sha256_file
 
 __all__ = [
     "ROWS",
@@ -102,6 +102,8 @@ class TableWriter:
         Schema of every piece.
     repeated : sequence of str
         Columns with few different values, which are stored as dictionaries.
+    together : NamedTogether, optional
+        Other files that the file gets its name with, instead of at the end of the block.
 
     Attributes
     ----------
@@ -114,11 +116,21 @@ class TableWriter:
         If it cannot be written.
     """
 
-    def __init__(self, path: Path, checksum: Path, schema: pa.Schema, *, repeated: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        checksum: Path,
+        schema: pa.Schema,
+        *,
+        repeated: Sequence[str] = (),
+        together: NamedTogether | None = None,
+    ) -> None:
         self.note: dict[str, Any] = {}
         self._path, self._checksum, self._schema, self._repeated = path, checksum, schema, list(repeated)
+        self._together, self._alone = together or NamedTogether(), together is None
         self._waiting: list[pa.Table] = []
         self._n_waiting = self._n_rows = 0
+        self._sha256 = ""
         self._stack: contextlib.ExitStack | None = None
 
     @property
@@ -133,27 +145,36 @@ class TableWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._waiting.clear()
-            if self._stack is not None:
-                self._stack.__exit__(kind, error, traceback)
-        elif self._stack is None and self._n_waiting <= _SMALL_ROWS:
-            self._write_small()
-        else:
-            # Inside the stack: an error here must reach what removes the temporary file.
-            with self._stack or self._open():
-                self._flush()
-                self._writer.add_key_value_metadata({_NOTE: json_text(self.note)})
+        with self._together if self._alone else contextlib.nullcontext():
+            if error is not None:
+                self._waiting.clear()
+                if self._stack is not None:
+                    self._stack.__exit__(kind, error, traceback)
+                return
+            if self._stack is None and self._n_waiting <= _SMALL_ROWS:
+                self._write_small()
+            else:
+                # Inside the stack: an error here must reach what removes the temporary file.
+                with self._stack or self._open():
+                    self._flush()
+                    self._writer.add_key_value_metadata({_NOTE: json_text(self.note)})
+            if self._alone:
+                self._together.commit()
 
     def _open(self) -> contextlib.ExitStack:
         """Begin the file; the stack ends it."""
         with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self._path, sync=False))
-            # Called after the writer has closed the file, and before it gets its name.
-            stack.push(functools.partial(self._finish_file, temporary))
+            temporary = stack.enter_context(self._new_file())
+            # Called after the writer has closed the file.
+            stack.push(functools.partial(self._hash_file, temporary))
             self._writer = stack.enter_context(self._parquet(temporary, "zstd"))
             self._stack = stack.pop_all()
         return self._stack
+
+    def _new_file(self) -> contextlib.AbstractContextManager[Path]:
+        # Its folder is not synced: a renaming or a checksum that a power cut undoes is noticed, and the table is
+        # rebuilt from what is on the disk; content of the right size that never got there would not be.
+        return self._together.path(self._path, self._note_checksum, sync_folder=False)
 
     def _parquet(self, target: Any, compression: str) -> pq.ParquetWriter:
         return pq.ParquetWriter(target, self._schema, compression=compression, use_dictionary=self._repeated)
@@ -165,28 +186,19 @@ class TableWriter:
             self._flush()
             self._writer.add_key_value_metadata({_NOTE: json_text(self.note)})
         content = sink.getvalue()
-        with atomic_path(self._path, sync=False) as temporary:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            try:
-                left = memoryview(content)
-                while left:
-                    left = left[os.write(descriptor, left) :]
-                self._finish(temporary, descriptor, hashlib.sha256(content).hexdigest())
-            finally:
-                os.close(descriptor)
+        self._sha256 = hashlib.sha256(content).hexdigest()
+        with self._new_file() as temporary:
+            write_new(temporary, content)
 
-    def _finish_file(self, temporary: Path, kind: type[BaseException] | None, *_: Any) -> None:
+    def _hash_file(self, temporary: Path, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is None:
-            with temporary.open("rb+") as handle:
-                self._finish(temporary, handle.fileno())
+            self._sha256 = sha256_file(temporary)
 
-    def _finish(self, temporary: Path, descriptor: int, sha256: str | None = None) -> None:
-        # A renaming or a checksum that a power cut undoes is noticed, and the table is rebuilt from what is on the
-        # disk; content of the right size that never got there would not be.
-        os.fsync(descriptor)
+    def _note_checksum(self, temporary: Path) -> None:
         # Before the table gets its name: if this process is killed in between, the checksum does not fit, and the
         # table is rebuilt.
-        note_checksum(temporary, self._checksum, str(self.note.get("fingerprint", "")), sync=False, sha256=sha256)
+        fingerprint = str(self.note.get("fingerprint", ""))
+        note_checksum(temporary, self._checksum, fingerprint, sync=False, sha256=self._sha256)
 
     def write(self, piece: pa.Table) -> None:
         """Add rows to the end."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,14 @@ from skygraft.config.campaign import CampaignConfig
 from skygraft.json_text import parse_json
 from skygraft.records.files import Layout
 from skygraft.records.known_packs import KnownPacks
+from skygraft.records.packs import single_names
 from skygraft.records.plan_file import Plan
 from skygraft.tables.arrow import numbers
 from skygraft.tables.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
+from skygraft.tables.joining import CampaignSources, join_sources, piece_fingerprint
 from skygraft.tables.neighbours import Neighbours, PatchImages, PlacedImage, find_neighbours
 from skygraft.tables.patch_keys import Key, fingerprint, packed, unpacked
-from skygraft.tables.sources import (
-    CampaignSources,
-    PatchSources,
-    SourcesDigest,
-    catalog_bands,
-    consolidate_sources,
-    join_sources,
-)
+from skygraft.tables.sources import PatchSources, SourcesDigest, catalog_bands, consolidate_sources
 from skygraft.tables.truth import PatchDigest, consolidate_truth
 
 __all__ = ["Call", "Consolidation", "consolidate"]
@@ -50,6 +46,8 @@ _PACKED_FROM = 1000
 """Images of a campaign whose records are packed; those of a smaller one stay files that can be opened one by one."""
 _IMAGES_AT_ONCE = 4000
 """Images of the plan that are Python objects at a time."""
+_PATCHES_TOGETHER, _IMAGES_TOGETHER = 8, 192
+"""Patches that a worker takes at a time, and images of theirs: fewer patches where they have many."""
 
 
 @dataclass(frozen=True)
@@ -187,20 +185,23 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     truth, pairs = _Truth(), _Pairs()
     patches = _patches(plan, pairs, find_neighbours(plan))
     packs = KnownPacks()
-    for done in call(consolidate_truth, patches, output=output, skymap=config.skymap, pack=_is_packed(config, plan)):
-        truth.add(done)
-        packs.add(done.tract, done.patch, done.packed)
+    pack = _is_packed(config, plan)
+    for some in call(consolidate_truth, _grouped(patches), output=output, skymap=config.skymap, pack=pack):
+        for done in some:
+            truth.add(done)
+            packs.add(done.tract, done.patch, done.packed)
     bounds = partition_bounds(layout.catalog)
     catalog = dict(sorted(zip(bounds.keys, bounds.sha256, strict=True)))
     first = next(iter(catalog))
     bands = tuple(sorted(truth.bands | set(catalog_bands(layout.catalog_part(*first), catalog[first]))))
-    items = _sources(catalog, pairs.by_read(), truth.tables)
+    items = itertools.batched(_sources(catalog, pairs.by_read(), truth.tables), _PATCHES_TOGETHER)
     sources = _Sources()
-    for one in call(consolidate_sources, items, output=output, bands=bands):
-        sources.add(one)
-    whole = CampaignSources(tuple(catalog), fingerprint(sources.tables))
+    for done_sources in call(consolidate_sources, items, output=output, bands=bands):
+        sources.add(done_sources)
+    whole = CampaignSources(tuple(catalog), fingerprint(sources.tables), sources.pieces)
     packs.write(layout)
     joined = any(list(call(join_sources, [whole], output=output)))
+    shutil.rmtree(layout.pieces, ignore_errors=True)
     with_truth = {key for key, table in truth.tables.items() if table}
     checksums = layout.consolidated / "checksums"
     _sweep(layout.truth, with_truth)
@@ -271,12 +272,17 @@ class _Sources:
     def __init__(self) -> None:
         self.n_sources = self.n_on_images = self.n_written = 0
         self.tables: dict[Key, str] = {}
+        self.pieces: dict[Key, tuple[str, int]] = {}
 
-    def add(self, patch: SourcesDigest) -> None:
-        self.n_sources += patch.n_sources
-        self.n_on_images += patch.n_on_images
-        self.n_written += patch.written
-        self.tables[patch.tract, patch.patch] = patch.fingerprint
+    def add(self, patches: Sequence[SourcesDigest]) -> None:
+        for patch in patches:
+            self.n_sources += patch.n_sources
+            self.n_on_images += patch.n_on_images
+            self.n_written += patch.written
+            self.tables[patch.tract, patch.patch] = patch.fingerprint
+        if patches[0].in_piece:
+            keys = [(patch.tract, patch.patch, patch.fingerprint) for patch in patches]
+            self.pieces[keys[0][:2]] = piece_fingerprint(keys), len(keys)
 
 
 def _patches(plan: Plan, pairs: _Pairs, neighbours: Neighbours) -> Iterator[PatchImages]:
@@ -286,6 +292,18 @@ def _patches(plan: Plan, pairs: _Pairs, neighbours: Neighbours) -> Iterator[Patc
         images = tuple(found)
         yield PatchImages(*home, images, neighbours.of(row, row + len(images)))
         row += len(images)
+
+
+def _grouped(patches: Iterable[PatchImages]) -> Iterator[tuple[PatchImages, ...]]:
+    """Yield patches, several small ones at a time, whose files are synced together."""
+    waiting: list[PatchImages] = []
+    for patch in patches:
+        waiting.append(patch)
+        if len(waiting) >= _PATCHES_TOGETHER or sum(len(one.images) for one in waiting) >= _IMAGES_TOGETHER:
+            yield tuple(waiting)
+            waiting = []
+    if waiting:
+        yield tuple(waiting)
 
 
 def _images(plan: Plan, pairs: _Pairs) -> Iterator[PlacedImage]:
@@ -334,10 +352,12 @@ def _sources(catalog: Mapping[Key, str], pairs: NDArray[np.int64], tables: Mappi
 def _sweep(folder: Path, wanted: Container[Key]) -> None:
     """Remove tables, and what is remembered, of patches that the plan no longer has."""
     for tract in sorted(folder.glob("tract=*")):
-        for path in sorted(tract.glob("patch=*")):
-            key = int(tract.name.removeprefix("tract=")), int(path.stem.removeprefix("patch="))
+        # By names: a Path for each of tens of thousands of patches takes seconds.
+        for name in sorted(name for name in single_names(tract) if name.startswith("patch=")):
+            key = int(tract.name.removeprefix("tract=")), int(name.partition(".")[0].removeprefix("patch="))
             if key in wanted:
                 continue
+            path = tract / name
             table = path if path.is_file() else path / "part-0.parquet"
             table.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not ours, if there is more in it

@@ -10,10 +10,11 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from skygraft.disk import FileIdentity
+from skygraft.disk import FileIdentity, NamedTogether
 from skygraft.records.file_checksums import problem_of, read_checksum
 from skygraft.records.files import RECORD_SUFFIX, TRUTH_SUFFIX, Layout
 from skygraft.records.image_record import parse_record
@@ -28,7 +29,7 @@ from skygraft.records.packs import (
     single_names,
 )
 
-__all__ = ["ImageFiles", "pack_patch"]
+__all__ = ["ImageFiles", "Packing", "pack_patch"]
 
 type ImageFiles = Mapping[str, tuple[bytes, FileIdentity]]
 """Content and identity of the record and the truth table of an image, by suffix."""
@@ -37,10 +38,51 @@ _SUFFIXES = (RECORD_SUFFIX, TRUTH_SUFFIX)
 _NOTHING: Mapping[str, ImageFiles] = MappingProxyType({})
 
 
+@dataclass(frozen=True)
+class Packing:
+    """The pack of a patch, which is written and has no name yet; once it has, `finish` removes the single files.
+
+    Parameters
+    ----------
+    files : PatchFiles
+        The folder.
+    damaged : dict of str to str
+        Images whose record or truth table is damaged, and what is wrong. Their single files are left alone; what the
+        old pack had of them is lost.
+    index : PackIndex or None
+        The index of the pack; None where none was written, because everything is packed already.
+    reopened : tuple of str
+        Marks of reopened images.
+    states : dict of str to FileIdentity
+        The single files that are packed, by name, as they were read.
+    """
+
+    files: PatchFiles
+    damaged: Mapping[str, str] = MappingProxyType({})
+    index: PackIndex | None = None
+    reopened: tuple[str, ...] = ()
+    states: Mapping[str, FileIdentity] = MappingProxyType({})
+
+    def finish(self) -> None:
+        """Remove what is packed now; the pack is on the disk."""
+        folder = self.files.folder
+        for name in self.reopened:  # first: with it, and without the single record, the packed one would not count
+            Path(folder, name).unlink(missing_ok=True)
+        for name, state in self.states.items():
+            with contextlib.suppress(FileNotFoundError):
+                # A task that was given up for lost may have replaced it meanwhile.
+                if self.files.stat_single(name) == state:
+                    os.unlink(f"{folder}/{name}")  # noqa: PTH108  (a Path for each of a million takes as long)
+
+
 def pack_patch(
-    layout: Layout, tract: int, patch: int, images: Mapping[str, str], known: Mapping[str, ImageFiles] = _NOTHING
-) -> dict[str, str]:
-    """Pack the records and truth tables of the images of a patch that are done; nothing if they are packed already.
+    layout: Layout,
+    files: PatchFiles,
+    images: Mapping[str, str],
+    together: NamedTogether,
+    known: Mapping[str, ImageFiles] = _NOTHING,
+) -> Packing:
+    """Write the pack of the images of a patch that are done; nothing if they are packed already.
 
     Every record and truth table is compared with its checksums on the way: damage is not packed.
 
@@ -48,18 +90,18 @@ def pack_patch(
     ----------
     layout : Layout
         The campaign's files.
-    tract, patch : int
-        The patch.
+    files : PatchFiles
+        The folder of the patch.
     images : mapping of str to str
         Image ids of the patch, by stem. Of other images what is packed stays, and what is not is left alone.
+    together : NamedTogether
+        The files that the pack gets its name with.
     known : mapping of str to ImageFiles
         Of some of these, by stem, what was read and compared with the checksums already, and is not read again.
 
     Returns
     -------
-    dict of str to str
-        Images whose record or truth table is damaged, and what is wrong. Their single files are left alone; what the
-        old pack had of them is lost.
+    Packing
 
     Raises
     ------
@@ -68,20 +110,19 @@ def pack_patch(
     OutputError
         If the pack cannot be written; all files are then left as they were.
     """
-    files = PatchFiles(str(layout.patch_folder(layout.records, tract, patch)))
     pack = Path(files.folder, PACK_NAME)
     checksum, index = layout.checksum(pack), read_index(pack)
     # Of outputs in a store, `files` has no names; records and truth tables that were consolidated are here.
     names = files.names or single_names(files.folder)
-    available = names | packed_files(files.folder).keys()
+    available = names | (files.packed if files.names else packed_files(files.folder)).keys()
     stems = {stem for stem in {*images, *index.image_ids} if all(stem + suffix in available for suffix in _SUFFIXES)}
     single = {stem + suffix for stem in stems for suffix in _SUFFIXES} & names
-    reopened = [name for name in names if name.endswith(REOPENED_SUFFIX)]
+    reopened = tuple(name for name in names if name.endswith(REOPENED_SUFFIX))
     if not single and not reopened and _is_sound(pack, checksum, index):
-        return {}
+        return Packing(files)
     damaged: dict[str, str] = {}
     states: dict[str, FileIdentity] = {}
-    with PackWriter(pack, checksum) as writer:
+    with PackWriter(pack, checksum, together) as writer:
         for stem in sorted(stems):
             image_id = images.get(stem) or index.image_ids[stem]
             found = (known.get(stem) if stem in images else None) or _checked(files, stem, image_id, layout)
@@ -90,14 +131,8 @@ def pack_patch(
                 continue
             writer.add(stem, image_id, found)
             states |= {stem + suffix: state for suffix, (_, state) in found.items()}
-    for name in reopened:  # first: with it, and without the single record, the record in the new pack would not count
-        Path(files.folder, name).unlink(missing_ok=True)
-    for name in sorted(single & states.keys()):
-        with contextlib.suppress(FileNotFoundError):
-            # A task that was given up for lost may have replaced it meanwhile.
-            if files.stat_single(name) == states[name]:
-                os.unlink(f"{files.folder}/{name}")  # noqa: PTH108  (a Path for each of a million takes as long)
-    return damaged
+    packed = {name: states[name] for name in sorted(single & states.keys())}
+    return Packing(files, damaged, writer.index, reopened, packed)
 
 
 def _is_sound(pack: Path, checksum: Path, index: PackIndex) -> bool:

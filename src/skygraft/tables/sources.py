@@ -2,19 +2,15 @@
 
 An object of an ephemeris has a row for each piece of its way, with what became of it at the piece's times.
 
-Plain functions of one patch of the catalogue, for workers, and one that joins the tables of all patches in one file.
-They read the truth tables of every home patch whose images read the patch's sources.
+Plain functions of some patches of the catalogue, for workers. They read the truth tables of every home patch whose
+images read the patch's sources.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 
@@ -24,21 +20,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from skygraft.catalog.io import arrow_array
+from skygraft.catalog.arrow_arrays import arrow_array
 from skygraft.catalog.schema import WINDOW, is_mag_column
+from skygraft.disk import NamedTogether
 from skygraft.errors import CampaignError
 from skygraft.records.files import Layout, digest
 from skygraft.tables.arrow import TableWriter, ascends, note_of, numbers, read_groups
+from skygraft.tables.joining import AGAIN, write_piece
 from skygraft.tables.truth import TABLE_VERSION
 
 __all__ = [
-    "CampaignSources",
     "PatchSources",
     "SourcesDigest",
     "band_columns",
     "catalog_bands",
     "consolidate_sources",
-    "join_sources",
 ]
 
 _TRUTH = ("injection_id", "band", "mjd", "inst_flux", "flux_deposited", "aperture_fraction", "psf_fwhm", "stamp_size")
@@ -57,12 +53,9 @@ _BAND_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }
 _ALL_BANDS = ("n_images", "n_drawn", "n_primary", "first_mjd", "last_mjd", "flags")
 _MEANS = ("flux_fraction", "aperture_fraction", "psf_fwhm")
-_THREADS = 4
-"""That read tables at most, while they are joined."""
 _SMALL_ROWS = 32_768
 _KEPT_ROWS, _LEAST_ROWS = 32 * _SMALL_ROWS, 8192
 """Rows of truth tables that are kept at most, each of 100 bytes; and as how many a small table counts."""
-_AGAIN = "Delete it and run the campaign again (`skygraft run`), which rebuilds it"
 
 
 @dataclass(frozen=True)
@@ -99,6 +92,8 @@ class SourcesDigest:
         Fingerprint of what the table was made from.
     written : bool
         Whether it was written this time.
+    in_piece : bool
+        Whether its rows are in the piece of its group (`skygraft.tables.joining`), too.
     """
 
     tract: int
@@ -107,22 +102,7 @@ class SourcesDigest:
     n_on_images: int
     fingerprint: str
     written: bool = field(default=False, compare=False)
-
-
-@dataclass(frozen=True)
-class CampaignSources:
-    """The tables of all patches, to be joined.
-
-    Parameters
-    ----------
-    patches : tuple of (int, int)
-        Tract and patch of each, ascending.
-    fingerprint : str
-        Fingerprint of what they were all made from.
-    """
-
-    patches: tuple[tuple[int, int], ...]
-    fingerprint: str
+    in_piece: bool = field(default=False, compare=False)
 
 
 def band_columns(bands: Sequence[str]) -> list[tuple[str, pa.DataType, str]]:
@@ -146,13 +126,15 @@ def catalog_bands(part: Path, sha256: str) -> list[str]:
     return [name.removeprefix("mag_") for name in names if is_mag_column(name)]
 
 
-def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[str]) -> SourcesDigest:
-    """Bring the table of one patch's sources up to date; its rows are in the order of injection id.
+def consolidate_sources(patches: Sequence[PatchSources], *, output: str, bands: Sequence[str]) -> list[SourcesDigest]:
+    """Bring the tables of some patches' sources up to date; rows are in the order of injection id.
+
+    The files of all these patches are synced together, which takes hardly longer than those of one.
 
     Parameters
     ----------
-    sources : PatchSources
-        The patch.
+    patches : sequence of PatchSources
+        The patches, neighbours in the order of all.
     output : str
         The campaign's output folder.
     bands : sequence of str
@@ -160,20 +142,35 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
 
     Returns
     -------
-    SourcesDigest
+    list of SourcesDigest
 
     Raises
     ------
     CampaignError
-        If the catalogue's part or a truth table cannot be read.
+        If a catalogue's part or a truth table cannot be read.
     OutputError
-        If the table cannot be written; the former one is then still there.
+        If a table cannot be written; the former one is then still there.
     """
     layout = Layout(Path(output))
+    with NamedTogether() as together:
+        found = [_consolidate(sources, layout, bands, together) for sources in patches]
+        together.commit()
+    digests = [digest for digest, _ in found]
+    tables = [table for _, table in found if table is not None]
+    keys = [(one.tract, one.patch, one.fingerprint) for one in digests]
+    if len(tables) == len(digests) and write_piece(layout, keys, tables):
+        return [replace(digest, in_piece=True) for digest in digests]
+    return digests
+
+
+def _consolidate(
+    sources: PatchSources, layout: Layout, bands: Sequence[str], together: NamedTogether
+) -> tuple[SourcesDigest, pa.Table | None]:
+    """Write the table of a patch if it is not up to date; also returns its rows where they are few."""
     path, part = layout.source_table(sources.tract, sources.patch), layout.catalog_part(sources.tract, sources.patch)
     content = _catalog_bytes(part, sources.sha256)
     fingerprint = digest([TABLE_VERSION, sources.tract, sources.patch, list(bands), sources.homes, sources.sha256])
-    note, written = note_of(path, layout.checksum(path)), False
+    note, table = note_of(path, layout.checksum(path)), None
     if note is None or note.fingerprint != fingerprint or "n_on_images" not in note.content:
         catalog = _catalog_table(content, part)
         tally = _Tally(numbers(catalog["injection_id"]), bands, _windows(catalog))
@@ -181,13 +178,16 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
         for some in _gathered(tables):
             tally.add(some)
         table = _table(catalog, tally, inside=sources.tract >= 0)
-        with TableWriter(path, layout.checksum(path), table.schema, repeated=("source_type",)) as writer:
+        repeated = ("source_type",)
+        with TableWriter(path, layout.checksum(path), table.schema, repeated=repeated, together=together) as writer:
             writer.write(table)
             writer.note |= {"fingerprint": fingerprint, "n_on_images": int(np.count_nonzero(tally.drawn_anywhere()))}
-        note, written = writer.written, True
-    return SourcesDigest(
-        sources.tract, sources.patch, note.n_rows, int(note.content["n_on_images"]), fingerprint, written
+        note = writer.written
+    n_on_images = int(note.content["n_on_images"])
+    found = SourcesDigest(
+        sources.tract, sources.patch, note.n_rows, n_on_images, fingerprint, written=table is not None
     )
+    return found, table if table is not None and table.num_rows <= _SMALL_ROWS else None
 
 
 def _gathered(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
@@ -212,7 +212,7 @@ def _truth_rows(layout: Layout, tract: int, patch: int, fingerprint: str) -> Ite
         return
     found: list[pa.Table] = []
     n_rows = 0
-    for rows in read_groups(layout.truth_table(tract, patch), _TRUTH_COLUMNS, fix=_AGAIN):
+    for rows in read_groups(layout.truth_table(tract, patch), _TRUTH_COLUMNS, fix=AGAIN):
         n_rows += rows.num_rows
         if n_rows <= _SMALL_ROWS:
             found.append(rows)
@@ -442,69 +442,3 @@ def _table(catalog: pa.Table, tally: _Tally, *, inside: bool) -> pa.Table:
         arrays.append(arrow_array(whole))
         fields.append(pa.field(name, kind, metadata={"unit": unit} if unit else None))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-
-
-def join_sources(sources: CampaignSources, *, output: str) -> bool:
-    """Join the tables of all patches in one file, in their order, with columns ``tract`` and ``patch``.
-
-    Parameters
-    ----------
-    sources : CampaignSources
-        The patches.
-    output : str
-        The campaign's output folder.
-
-    Returns
-    -------
-    bool
-        Whether it was written this time.
-
-    Raises
-    ------
-    CampaignError
-        If a table cannot be read.
-    OutputError
-        If the file cannot be written; the former one is then still there.
-    """
-    layout = Layout(Path(output))
-    path = layout.campaign_sources
-    note = note_of(path, layout.checksum(path))
-    if note is not None and note.fingerprint == sources.fingerprint:
-        return False
-    first = pq.read_schema(layout.source_table(*sources.patches[0]))
-    schema = pa.schema([first.field(0), pa.field("tract", pa.int64()), pa.field("patch", pa.int64()), *list(first)[1:]])
-    repeated = ("source_type", "tract", "patch")
-    with TableWriter(path, layout.checksum(path), schema, repeated=repeated) as writer:
-        for (tract, patch), tables in _read_ahead(layout, sources.patches):
-            for rows in tables:
-                keys = [arrow_array(np.full(rows.num_rows, value, dtype=np.int64)) for value in (tract, patch)]
-                writer.write(pa.Table.from_arrays([rows.column(0), *keys, *rows.columns[1:]], schema=schema))
-        writer.note["fingerprint"] = sources.fingerprint
-    return True
-
-
-def _read_ahead(
-    layout: Layout, patches: Sequence[tuple[int, int]]
-) -> Iterator[tuple[tuple[int, int], Iterable[pa.Table]]]:
-    """Yield the tables of patches in their order, which some threads read meanwhile: a millisecond for each of them."""
-
-    def read(patch: tuple[int, int]) -> Iterable[pa.Table]:
-        path = layout.source_table(*patch)
-        groups = read_groups(path, fix=_AGAIN)
-        # Of one that is large only the first rows, so that few of them are in memory.
-        return itertools.chain([first], groups) if (first := next(groups, None)) is not None else ()
-
-    threads = min(len(os.sched_getaffinity(0)), _THREADS)
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[tuple[int, int], Future[Iterable[pa.Table]]]] = deque()
-        try:
-            for patch in patches:
-                waiting.append((patch, pool.submit(read, patch)))
-                if len(waiting) > 4 * threads:
-                    done, found = waiting.popleft()
-                    yield done, found.result()
-            while waiting:
-                done, found = waiting.popleft()
-                yield done, found.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,23 +1,24 @@
-"""The truth table of one patch: what was injected into the images that have it as home, and the primary rows.
+"""The truth table of a patch: what was injected into the images that have it as home, and the primary rows.
 
-Plain functions of one patch, for workers. The table depends on the patch's images and records alone; it is left as it
+Plain functions of some patches, for workers. A table depends on the patch's images and records alone; it is left as it
 is if no record changed since it was written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from skygraft.disk import FileIdentity, write_unsynced
+from skygraft.disk import FileIdentity, NamedTogether, write_unsynced
 from skygraft.json_text import parse_json
 from skygraft.records.files import RECORD_SUFFIX, TRUTH_SUFFIX, Layout, digest, json_text
 from skygraft.records.image_record import parse_record, unreadable_record
@@ -27,8 +28,14 @@ from skygraft.skymap import SkyMap, get_skymap
 from skygraft.tables.arrow import ROWS, TableNote, TableWriter, note_of
 from skygraft.tables.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.tables.neighbours import PatchImages, PlacedImage
-from skygraft.tables.packing import ImageFiles, pack_patch
-from skygraft.tables.truth_parts import DamagedTruthError, parse_truth_part, unreadable_part
+from skygraft.tables.packing import ImageFiles, Packing, pack_patch
+from skygraft.tables.truth_parts import (
+    DamagedTruthError,
+    check_truth_part,
+    parse_alike,
+    parse_truth_part,
+    unreadable_part,
+)
 from skygraft.tables.truth_rows import PART_SCHEMA, REPEATED, TABLE_COLUMNS, TRUTH_SCHEMA, Primaries, annotate
 
 __all__ = ["TABLE_COLUMNS", "TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "consolidate_truth"]
@@ -41,6 +48,9 @@ MEMORY_VERSION = 3
 
 _KEPT_BYTES = 64 << 20
 """Of the records and truth tables of a patch that are kept until they are packed."""
+
+_PARSED_BYTES = 16 << 20
+"""Of truth tables of images that are read into memory before they are parsed."""
 
 _SETTLED_NS = 2_000_000_000
 """A record that changed less than this before it was read could have changed again within one tick of the clock."""
@@ -112,64 +122,86 @@ class PatchDigest:
         return cls(**content | pairs | {"bands": tuple(content["bands"]), "calibrations": uses})
 
 
-def consolidate_truth(images: PatchImages, *, output: str, skymap: Any, pack: bool = False) -> PatchDigest:
-    """Bring the truth table of one patch up to date with its records; rows are in the order of image and injection id.
+def consolidate_truth(
+    patches: Sequence[PatchImages], *, output: str, skymap: Any, pack: bool = False
+) -> list[PatchDigest]:
+    """Bring the truth tables of some patches up to date with their records; rows are in the order of image and source.
 
-    Images that are not done are left out, and so are damaged ones, which are listed in the result.
+    Images that are not done are left out, and so are damaged ones, which are listed in the result. The files of all
+    these patches are synced together, which takes hardly longer than those of one.
 
     Parameters
     ----------
-    images : PatchImages
-        All images of the patch.
+    patches : sequence of PatchImages
+        All images of each patch.
     output : str
         The campaign's output folder.
     skymap : str or mapping
         The campaign's sky map, as `get_skymap` takes it.
     pack : bool
-        Whether the records and truth tables of the images are packed into one file afterwards; see
+        Whether the records and truth tables of the images are packed into one file a patch afterwards; see
         `skygraft.tables.packing`.
 
     Returns
     -------
-    PatchDigest
+    list of PatchDigest
 
     Raises
     ------
     CampaignError
         If a record cannot be opened, or is of another version of skygraft.
     OutputError
-        If the table or the pack cannot be written; the former one is then still there.
+        If a table or a pack cannot be written; the former one is then still there.
     """
     layout, sky = Layout(Path(output)), get_skymap(skymap)
+    folders = _Folders(layout)
+    with NamedTogether() as together:
+        waiting = [_prepare(images, folders, sky, together, pack=pack) for images in patches]
+        together.commit()
+        return [finish() for finish in waiting]
+
+
+def _prepare(
+    images: PatchImages, folders: _Folders, sky: SkyMap, together: NamedTogether, *, pack: bool
+) -> Callable[[], PatchDigest]:
+    """Write the files of a patch; returns what is to be called when they have their names."""
+    layout = folders.layout
     memory = layout.patch_memory(images.tract, images.patch)
     table = layout.truth_table(images.tract, images.patch)
     base = digest([TABLE_VERSION, sky.to_dict(), images.tract, images.patch])
-    # Before the records are read: one that is written meanwhile is then noticed the next time.
-    folders = _Folders(layout)
-    stamps, newest = _stamps(folders, images)
-    of = digest([MEMORY_VERSION, base, vars(images), stamps])
     kept = _Kept(_KEPT_BYTES if pack else 0)
-    made = _recall(memory, of, newest, table, layout.checksum(table))
+    made, remembered = _recall(memory, base, images, folders, table, layout.checksum(table)), True
     if made is None:
         _forget(memory)
-        made = _consolidate(images, folders, sky, base, kept)
-        if not made.problems:
-            _remember(memory, {"of": of, "table": _stamp(table), "digest": made.to_dict()})
+        made, remembered = _consolidate(images, folders, sky, base, kept, together), False
+    packing = None
     if pack:
         left_out = {image_id for image_id, _ in made.problems}
         stems = {image.stem: image.image_id for image in images.images if image.image_id not in left_out}
-        damaged = pack_patch(layout, images.tract, images.patch, stems, kept.files)
-        if damaged:
+        files = folders.at(images.tract, images.patch)
+        packing = pack_patch(layout, files, stems, together, kept.files)
+        if packing.damaged:
             _forget(memory)
-            made = _consolidate(images, _Folders(layout), sky, base, _Kept(0), damaged)
-        stems = {image.stem: image.image_id for image in images.images}
-        made = replace(made, packed=packed_patch(layout, images.tract, images.patch, stems))
-    return made
+            together.drop(table)
+            again = _Folders(layout)
+            made = _consolidate(images, again, sky, base, _Kept(0), together, packing.damaged)
+    of = "" if remembered or made.problems else _state_of(base, images, folders)[0]
+    return functools.partial(_finish, made, images, layout, of, packing)
 
 
-def _remember(memory: Path, content: dict[str, Any]) -> None:
-    # Not synced: where a power cut takes it away, the records are read again.
-    write_unsynced(memory, json_text(content | {"checksum": digest(content)}).encode())
+def _finish(made: PatchDigest, images: PatchImages, layout: Layout, of: str, packing: Packing | None) -> PatchDigest:
+    """Remember what was made of a patch, and remove what is packed."""
+    tract, patch = images.tract, images.patch
+    if of:
+        content = {"of": of, "table": _stamp(layout.truth_table(tract, patch)), "digest": made.to_dict()}
+        # Not synced: where a power cut takes it away, the records are read again.
+        text = json_text(content | {"checksum": digest(content)})
+        write_unsynced(layout.patch_memory(tract, patch), text.encode())
+    if packing is None:
+        return made
+    packing.finish()
+    stems = {image.stem: image.image_id for image in images.images}
+    return replace(made, packed=packed_patch(layout, tract, patch, stems, packing.index))
 
 
 def _forget(memory: Path) -> None:
@@ -178,19 +210,34 @@ def _forget(memory: Path) -> None:
 
 
 class _Folders:
-    """The folders of records of a patch and its neighbours, each listed once."""
+    """The folders of records of some patches and their neighbours, each listed once, and the records found in them."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.name = layout.records.name
         self._found: dict[tuple[int, int], PatchFiles] = {}
+        self._read: dict[tuple[str, str], FileIdentity] = {}
 
-    def of(self, image: PlacedImage) -> PatchFiles:
-        """The folder of an image."""
-        key = image.tract, image.patch
+    def at(self, tract: int, patch: int) -> PatchFiles:
+        """The folder of a patch."""
+        key = tract, patch
         if key not in self._found:
             self._found[key] = PatchFiles(str(self.layout.patch_folder(self.layout.records, *key)))
         return self._found[key]
+
+    def of(self, image: PlacedImage) -> PatchFiles:
+        """The folder of an image."""
+        return self.at(image.tract, image.patch)
+
+    def read(self, folder: PatchFiles, name: str) -> tuple[bytes, FileIdentity]:
+        """A file of a folder, as `PatchFiles.read`; its identity is known from then on."""
+        found = folder.read(name)
+        self._read[folder.folder, name] = found[1]
+        return found
+
+    def state(self, folder: PatchFiles, name: str) -> FileIdentity | None:
+        """The identity of a file, when it was read if it was; None where there is none."""
+        return self._read.get((folder.folder, name)) or folder.stat(name)
 
 
 class _Kept:
@@ -213,14 +260,17 @@ class _Kept:
             self.files[stem] = files
 
 
-def _stamps(folders: _Folders, images: PatchImages) -> tuple[str, int]:
-    """Fingerprint of the records that there are and of their times; and the latest of the times, ns."""
+def _state_of(base: str, images: PatchImages, folders: _Folders) -> tuple[str, int]:
+    """Fingerprint of the images of a patch, of the records that there are and of their times; the latest of these, ns.
+
+    A record that takes the place of one that was read is thereby noticed the next time.
+    """
     sha, newest = hashlib.sha256(), 0
     for image in (*images.images, *images.neighbours):
-        stamp = _stamp_of(folders.of(image).stat(image.stem + RECORD_SUFFIX))
+        stamp = _stamp_of(folders.state(folders.of(image), image.stem + RECORD_SUFFIX))
         sha.update(f"{stamp};".encode())
         newest = max(newest, *stamp[2:]) if stamp else newest
-    return sha.hexdigest(), newest
+    return digest([MEMORY_VERSION, base, vars(images), sha.hexdigest()]), newest
 
 
 def _stamp(path: Path) -> list[int]:
@@ -232,15 +282,18 @@ def _stamp_of(file: FileIdentity | None) -> list[int]:
     return [] if file is None else [file.inode, file.n_bytes, file.mtime_ns, file.ctime_ns]
 
 
-def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> PatchDigest | None:
+def _recall(
+    memory: Path, base: str, images: PatchImages, folders: _Folders, table: Path, checksum: Path
+) -> PatchDigest | None:
     """The result of the last time, if nothing changed since; None if that is not certain."""
     try:
-        # The memory's own time is by the file system's clock, as the records' times are.
-        settled = newest < memory.stat().st_mtime_ns - _SETTLED_NS
+        written = memory.stat().st_mtime_ns
         content = parse_json(memory.read_bytes())
         if content.pop("checksum") != digest(content):
             return None
-        if not settled or content["of"] != of or content["table"] != _stamp(table):
+        of, newest = _state_of(base, images, folders)
+        # The memory's own time is by the file system's clock, as the records' times are.
+        if newest >= written - _SETTLED_NS or content["of"] != of or content["table"] != _stamp(table):
             return None
         if content["table"] and not checksum.exists():
             return None
@@ -295,7 +348,7 @@ def _look(image: PlacedImage, folders: _Folders, *, here: bool) -> _Done | tuple
     folder, name = folders.of(image), image.stem + RECORD_SUFFIX
     path = f"{folder.folder}/{name}"
     try:
-        content, state = folder.read(name)
+        content, state = folders.read(folder, name)
         record = parse_record(content, image.image_id, path)
     except (FileNotFoundError, DamagedPackError):
         record = None
@@ -332,6 +385,7 @@ def _consolidate(
     skymap: SkyMap,
     base: str,
     kept: _Kept,
+    together: NamedTogether,
     damaged: Mapping[str, str] | None = None,
 ) -> PatchDigest:
     """Bring a patch up to date with its records; `damaged` says what is wrong with some images, by image id."""
@@ -350,11 +404,12 @@ def _consolidate(
     checksum = layout.checksum(table)
     note = note_of(table, checksum)
     if found and (note is None or note.fingerprint != _fingerprint(base, found)):
-        found, unreadable, note = _write(table, checksum, found, skymap, base, tract, patch, kept)
+        found, unreadable, note = _write(table, checksum, found, skymap, base, tract, patch, kept, together)
         problems += unreadable
         written = True
     found = [done for done in found if done.here]
     if not found:
+        together.drop(table)
         table.unlink(missing_ok=True)
         note, written = None, False
     return PatchDigest(
@@ -398,13 +453,14 @@ def _write(
     tract: int,
     patch: int,
     kept: _Kept,
+    together: NamedTogether,
 ) -> tuple[list[_Done], list[tuple[str, str]], TableNote | None]:
     """Write the table of the images found; returns those that are in it, the problems of the others, and its note."""
     problems: list[tuple[str, str]] = []
     note = None
     while any(done.here for done in found):
         try:
-            with TableWriter(table, checksum, TRUTH_SCHEMA, repeated=REPEATED) as writer:
+            with TableWriter(table, checksum, TRUTH_SCHEMA, repeated=REPEATED, together=together) as writer:
                 bands: set[str] = set()
                 for rows in _rows(found, skymap, tract, patch, kept):
                     bands.update(rows.column("band").unique().to_pylist())
@@ -421,11 +477,12 @@ def _write(
 
 def _rows(found: Sequence[_Done], skymap: SkyMap, tract: int, patch: int, kept: _Kept) -> Iterator[pa.Table]:
     """Yield the images' rows in pieces: many images at a time are much quicker than one after the other."""
-    primaries, waiting, n_waiting = Primaries(), [], 0
-    for done in found:
-        part = _read_part(done, kept)
+    primaries = Primaries()
+    waiting: list[tuple[_Done, Sequence[pa.RecordBatch]]] = []
+    n_waiting = 0
+    for done, part in _read_parts(found, kept):
         waiting.append((done, part))
-        n_waiting += part.num_rows
+        n_waiting += sum(batch.num_rows for batch in part)
         if n_waiting >= ROWS:
             yield annotate(waiting, skymap, tract, patch, primaries)
             waiting, n_waiting = [], 0
@@ -433,24 +490,49 @@ def _rows(found: Sequence[_Done], skymap: SkyMap, tract: int, patch: int, kept: 
         yield annotate(waiting, skymap, tract, patch, primaries)
 
 
-def _read_part(done: _Done, kept: _Kept) -> pa.Table:
+def _read_parts(found: Sequence[_Done], kept: _Kept) -> Iterator[tuple[_Done, Sequence[pa.RecordBatch]]]:
+    """Yield the truth of each image, whose files are read some at a time."""
+    some: list[tuple[_Done, bytes]] = []
+    n_bytes = 0
+    for done in found:
+        some.append((done, _read_part(done, kept)))
+        n_bytes += len(some[-1][1])
+        if n_bytes >= _PARSED_BYTES:
+            yield from _parsed(some)
+            some, n_bytes = [], 0
+    yield from _parsed(some)
+
+
+def _read_part(done: _Done, kept: _Kept) -> bytes:
     try:
-        try:
-            truth = done.folder.read(done.stem + TRUTH_SUFFIX)
-        except OSError as error:
-            raise unreadable_part(done.part, error) from error
-        table = parse_truth_part(truth[0], done.sha256, done.part)
+        truth = done.folder.read(done.stem + TRUTH_SUFFIX)
+        check_truth_part(truth[0], done.sha256, done.part)
     except DamagedTruthError as error:
         raise _DamagedError(done, str(error)) from error
+    except OSError as error:
+        raise _DamagedError(done, str(unreadable_part(done.part, error))) from error
     if done.here and done.stem not in kept.files:
         kept.add(done.stem, {RECORD_SUFFIX: done.record, TRUTH_SUFFIX: truth})
-    if table.schema.equals(PART_SCHEMA):
-        return table
+    return truth[0]
+
+
+def _parsed(some: Sequence[tuple[_Done, bytes]]) -> Iterator[tuple[_Done, Sequence[pa.RecordBatch]]]:
+    together = parse_alike([content for _, content in some], PART_SCHEMA)
+    for i, (done, content) in enumerate(some):
+        yield done, _parse_part(done, content) if together is None else together[i]
+
+
+def _parse_part(done: _Done, content: bytes) -> list[pa.RecordBatch]:
     try:
+        table = parse_truth_part(content, done.sha256, done.part)
         missing = set(PART_SCHEMA.names) - set(table.column_names)
         if missing:
             raise _DamagedError(done, f"its truth table {done.part} has no column {min(missing)!r}")
         table = table.select(PART_SCHEMA.names)
-        return table if table.schema.equals(PART_SCHEMA) else table.cast(PART_SCHEMA)
+        found = table if table.schema.equals(PART_SCHEMA) else table.cast(PART_SCHEMA)
+    except DamagedTruthError as error:
+        raise _DamagedError(done, str(error)) from error
     except pa.ArrowException as error:
         raise _DamagedError(done, f"its truth table {done.part} cannot be read ({error})") from error
+    batches: list[pa.RecordBatch] = found.to_batches()
+    return batches

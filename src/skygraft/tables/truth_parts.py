@@ -6,6 +6,7 @@ Not Parquet, which takes milliseconds to open: consolidation opens one for every
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from skygraft.records.packs import read_file
 
 __all__ = [
     "DamagedTruthError",
+    "check_truth_part",
+    "parse_alike",
     "parse_truth_part",
     "read_truth_part",
     "unreadable_part",
@@ -27,6 +30,8 @@ __all__ = [
     "write_truth_part",
 ]
 
+_MAGIC, _END, _TAIL = b"ARROW1\0\0", b"\xff\xff\xff\xff\0\0\0\0", 10
+"""How an Arrow file begins, how the stream in it ends, and the bytes after its footer: a length and a magic word."""
 _READING = pa.ipc.IpcReadOptions(use_threads=False)
 """To hand the columns of a few rows to other threads takes five times as long as to read them."""
 
@@ -84,13 +89,57 @@ def read_truth_part(path: Path, sha256: str) -> pa.Table:
 
 def parse_truth_part(content: bytes, sha256: str, path: str | Path) -> pa.Table:
     """The truth of an image from the bytes of a file of that path; raises as `read_truth_part`."""
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise _damaged("is not the one that its record names", path)
+    check_truth_part(content, sha256, path)
     try:
         with pa.ipc.open_file(pa.BufferReader(content), options=_READING) as file:
             return _with_objects(file.read_all())
     except pa.ArrowException as error:
         raise _damaged(f"cannot be read ({error})", path) from error
+
+
+def check_truth_part(content: bytes, sha256: str, path: str | Path) -> None:
+    """Compare the bytes of a truth part with the SHA-256 that the record names; raises as `read_truth_part`."""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise _damaged("is not the one that its record names", path)
+
+
+def parse_alike(contents: Sequence[bytes], schema: pa.Schema) -> list[list[pa.RecordBatch]] | None:
+    """The truth of many images from the bytes of their files, in one go, which takes a third of the time.
+
+    Parameters
+    ----------
+    contents : sequence of bytes
+        The files, as `write_truth_part` wrote them.
+    schema : pyarrow.Schema
+        The columns that they have.
+
+    Returns
+    -------
+    list of list of pyarrow.RecordBatch, or None
+        Of each image; None if not all of them are files with these columns and a single batch of rows, or none.
+    """
+    if not contents:
+        return []
+    # An Arrow file is an Arrow stream, between its magic word and a footer: the schema, batches, and an end. Batches of
+    # many with the same schema make one stream.
+    start = len(_MAGIC) + 8 + int.from_bytes(contents[0][len(_MAGIC) + 4 : len(_MAGIC) + 8], "little")
+    head, pieces = contents[0][:start], []
+    for content in contents:
+        footer = len(content) - _TAIL - int.from_bytes(content[-_TAIL : 4 - _TAIL], "little")
+        if not head.startswith(_MAGIC) or not content.startswith(head) or content[footer - len(_END) : footer] != _END:
+            return None
+        pieces.append(content[start : footer - len(_END)])
+    try:
+        stream = b"".join([head[len(_MAGIC) :], *pieces, _END])
+        with pa.ipc.open_stream(pa.BufferReader(stream), options=_READING) as reader:
+            batches = list(reader) if reader.schema.equals(schema) else []
+    except (pa.ArrowException, OSError):
+        return None
+    # As many batches as files that have any: each of those has one.
+    if len(batches) != sum(map(bool, pieces)):
+        return None
+    found = iter(batches)
+    return [[next(found)] if piece else [] for piece in pieces]
 
 
 def unreadable_part(path: str | Path, error: OSError) -> DamagedTruthError:

@@ -68,21 +68,24 @@ class ImageOfRows(Protocol):
         """The middle of its exposure, MJD."""
 
 
-def _joined(parts: Sequence[pa.Table]) -> tuple[pa.Table, NDArray[np.int64], NDArray[np.int64]]:
+type Batches = Sequence[pa.RecordBatch]
+
+
+def _joined(parts: Sequence[Batches]) -> tuple[pa.Table, NDArray[np.int64], NDArray[np.int64]]:
     """The rows of all parts, sorted by injection id within each; the part of each row, and where each begins."""
-    counts = [part.num_rows for part in parts]
+    counts = [sum(batch.num_rows for batch in part) for part in parts]
     image, starts = np.repeat(np.arange(len(parts)), counts), np.cumsum([0, *counts])
-    rows = pa.concat_tables(parts)
+    rows = pa.Table.from_batches([batch for part in parts for batch in part], schema=PART_SCHEMA).combine_chunks()
     ids = numbers(rows["injection_id"])
     falls = image[1:][(ids[1:] <= ids[:-1]) & (image[1:] == image[:-1])]
     if falls.size:
-        unsorted = set(falls.tolist())
-        rows = pa.concat_tables(part.sort_by("injection_id") if i in unsorted else part for i, part in enumerate(parts))
+        # Sorted by image, which they are, and stably by source.
+        rows = rows.take(arrow_array(np.lexsort((ids, image))))
     return rows, image, starts
 
 
 def annotate(
-    parts: Sequence[tuple[ImageOfRows, pa.Table]], skymap: SkyMap, tract: int, patch: int, primaries: Primaries
+    parts: Sequence[tuple[ImageOfRows, Batches]], skymap: SkyMap, tract: int, patch: int, primaries: Primaries
 ) -> pa.Table:
     """Add to the truth of images what the images are, and where on the sky map their sources lie."""
     rows, image, starts = _joined([part for _, part in parts])
