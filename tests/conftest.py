@@ -16,6 +16,7 @@ from hypothesis import settings
 from kits.children import InThisProcess
 from kits.forked_workers import fork_workers, forking, warm
 from kits.grouping import group
+from kits.quick_libraries import look_up_once
 from skygraft import processes
 
 # Modules and collected tests are millions of objects that stay. Looked at by the garbage collector again and again, and
@@ -92,6 +93,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         warm()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "_Child", InThisProcess)
+        look_up_once(patch)
         return (yield)
 
 

@@ -36,8 +36,9 @@ TYPES = ("injected_calexp", "injected_calexp_catalog", "injected_calexp_record")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a repository and a catalogue, to be copied."""
-    folder = tmp_path_factory.mktemp("butler")
+    """A folder with another, ``made``, of a repository and a catalogue, to be copied to ``here``."""
+    folder = tmp_path_factory.mktemp("butler") / "made"
+    folder.mkdir()
     make_repository(folder, {1: "r", 2: "i"})
     rng = np.random.default_rng(1)
     offsets = rng.uniform(-5, 5, (2, 12)) / 3600
@@ -48,12 +49,31 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )  # fmt: skip
     write_catalog(stars, folder / "fakes.parquet")
-    return folder
+    return folder.parent
+
+
+@pytest.fixture(scope="module")
+def ran(made: Path) -> Path:
+    """The same with what a run in ``here`` left, in ``ran``: a repository knows outputs by their absolute paths."""
+    run(put(made, "made"))
+    (made / "here").rename(made / "ran")
+    return made
+
+
+def put(made: Path, which: str) -> Path:
+    shutil.rmtree(made / "here", ignore_errors=True)
+    return Path(shutil.copytree(made / which, made / "here"))
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "made"))
+def folder(made: Path) -> Path:
+    return put(made, "made")
+
+
+@pytest.fixture
+def done(ran: Path) -> Path:
+    """The folder after a run."""
+    return put(ran, "ran")
 
 
 def campaign(folder: Path, output: str = "out", seed: int = 1, root: str = ".", **butler: Any) -> Campaign:
@@ -178,39 +198,37 @@ def test_more_images_than_before(folder: Path) -> None:
         assert butler.getURI(registered(folder)[1, 0]) == before
 
 
-def test_another_dataset_of_the_same_image(folder: Path) -> None:
+def test_another_dataset_of_the_same_image(done: Path) -> None:
     """A collection in front that has an image too: what was made from the other dataset is not up to date."""
-    run(folder)
-    with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
+    with Butler.from_config(str(done / "repo"), writeable=True) as butler:
         butler.collections.register("made/later")
-        add_calexp(butler, butler.get_dataset_type("calexp"), "made/later", folder / "raw", 1, 0)
-    (later,) = registered(folder, "calexp", "made/later").values()
+        add_calexp(butler, butler.get_dataset_type("calexp"), "made/later", done / "raw", 1, 0)
+    (later,) = registered(done, "calexp", "made/later").values()
     asked = {"collections": "made/later, made/calexps"}
     with pytest.raises(CampaignError, match=f"{CAMERA}-1-0.*the input is dataset {later.id} now"):
-        campaign(folder, **asked).run(n_workers=0)
-    summary = run(folder, redo=True, **asked)
+        campaign(done, **asked).run(n_workers=0)
+    summary = run(done, redo=True, **asked)
     assert summary.n_done == 1
-    with Butler.from_config(str(folder / "repo")) as butler:
-        record = butler.get("injected_calexp_record", registered(folder)[1, 0].dataId, collections=RUN)
+    with Butler.from_config(str(done / "repo")) as butler:
+        record = butler.get("injected_calexp_record", registered(done)[1, 0].dataId, collections=RUN)
     assert record["input_dataset"] == str(later.id)
-    assert run(folder, **asked).n_done == 0
+    assert run(done, **asked).n_done == 0
 
 
-def test_the_same_whoever_makes_them(folder: Path) -> None:
+def test_the_same_whoever_makes_them(done: Path) -> None:
     """Two campaigns of one configuration write the same bytes, ids included."""
-    run(folder)
-    shutil.copytree(folder / "out", folder / "first")
-    with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
+    shutil.copytree(done / "out", done / "first")
+    with Butler.from_config(str(done / "repo"), writeable=True) as butler:
         butler.removeRuns([RUN])
-    shutil.rmtree(folder / "out")
-    run(folder, transfer="hardlink")
-    made = sorted((folder / "out" / "images").rglob("*.fits"))
+    shutil.rmtree(done / "out")
+    run(done, transfer="hardlink")
+    made = sorted((done / "out" / "images").rglob("*.fits"))
     for path in made:
-        assert path.read_bytes() == (folder / "first" / path.relative_to(folder / "out")).read_bytes()
+        assert path.read_bytes() == (done / "first" / path.relative_to(done / "out")).read_bytes()
     # In the repository's own folder this time.
-    with Butler.from_config(str(folder / "repo")) as butler:
-        found = sorted(Path(butler.getURI(ref).ospath) for ref in registered(folder).values())
-    assert all(path.is_relative_to(folder / "repo") for path in found)
+    with Butler.from_config(str(done / "repo")) as butler:
+        found = sorted(Path(butler.getURI(ref).ospath) for ref in registered(done).values())
+    assert all(path.is_relative_to(done / "repo") for path in found)
     assert [path.samefile(other) for path, other in zip(found, made, strict=True)] == [True] * 4
 
 
@@ -236,10 +254,9 @@ def test_cut_off_while_registering(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert [len(registered(folder, name)) for name in TYPES] == [4, 4, 4]
 
 
-def test_asked_to_stop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = campaign(folder)
-    one.run(n_workers=0)
-    with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
+def test_asked_to_stop(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = campaign(done)
+    with Butler.from_config(str(done / "repo"), writeable=True) as butler:
         butler.removeRuns([RUN])
     monkeypatch.setattr("skygraft.execution.registering._BATCH", 3)
     answers = iter([False, True])
@@ -250,14 +267,13 @@ def test_asked_to_stop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "run the campaign again" in str(found)
 
 
-def test_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_made_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made again replaces what it was made from before, in the repository too."""
-    run(folder)
-    before = registered(folder)
-    layout, seen = Layout(folder / "out"), []
+    before = registered(done)
+    layout, seen = Layout(done / "out"), []
 
     def work(rows: Any) -> Any:
-        seen.append(len(registered(folder)))
+        seen.append(len(registered(done)))
         return run_task(
             rows,
             str(layout.root),
@@ -266,16 +282,16 @@ def test_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(CampaignRun, "work", lambda self: work)
-    summary = campaign(folder, seed=2).run(n_workers=0, redo=True)
+    summary = campaign(done, seed=2).run(n_workers=0, redo=True)
     # What is made again is not in the repository while its file is replaced.
     assert seen == [0, 0, 0, 0]
     assert any("(12 datasets added)" in line for line in summary.tables)
-    after = registered(folder)
+    after = registered(done)
     assert after.keys() == before.keys()
     assert not {ref.id for ref in after.values()} & {ref.id for ref in before.values()}
-    made = sorted((folder / "out" / "images").rglob("*.fits"))
+    made = sorted((done / "out" / "images").rglob("*.fits"))
     assert len(made) == 4
-    with Butler.from_config(str(folder / "repo")) as butler:
+    with Butler.from_config(str(done / "repo")) as butler:
         found = sorted(Path(butler.getURI(ref).ospath) for ref in after.values())
     assert found == made
 

@@ -54,10 +54,8 @@ def test_what_a_campaign_writes(make_campaign: MakeCampaign, survey: Path, expec
     assert pq.read_table(campaign.layout.failures).num_rows == 0
 
 
-def test_truth_is_in_order(make_campaign: MakeCampaign) -> None:
-    campaign = make_campaign()
-    campaign.run(n_workers=0)
-    for path in campaign.layout.truth.rglob("*.parquet"):
+def test_truth_is_in_order(finished: Campaign) -> None:
+    for path in finished.layout.truth.rglob("*.parquet"):
         table = pq.read_table(path, partitioning=None)
         rows = list(zip(table["image_id"].to_pylist(), table["injection_id"].to_pylist(), strict=True))
         assert rows == sorted(rows)
@@ -87,10 +85,8 @@ def test_the_record_says_what_was_done(make_campaign: MakeCampaign, survey: Path
     assert max(closure["max_abs_mag"] for closure in closures) < 0.003
 
 
-def test_provenance_is_prov_json(make_campaign: MakeCampaign) -> None:
-    campaign = make_campaign()
-    campaign.run(n_workers=0)
-    document = json.loads(campaign.layout.provenance.read_text())
+def test_provenance_is_prov_json(finished: Campaign) -> None:
+    document = json.loads(finished.layout.provenance.read_text())
     known = {*document["entity"], *document["activity"], *document["agent"]}
     for relation in ("used", "wasGeneratedBy", "wasAssociatedWith", "wasDerivedFrom"):
         for content in document[relation].values():
@@ -98,28 +94,24 @@ def test_provenance_is_prov_json(make_campaign: MakeCampaign) -> None:
     prefixes = set(document["prefix"])
     assert {name.split(":")[0] for name in known} <= prefixes
     assert document["activity"]
-    text = campaign.layout.provenance.read_text()
+    text = finished.layout.provenance.read_text()
     assert "CALAPRAD" in text[:1000]  # what the images are calibrated to comes first
 
 
-def test_a_second_run_does_nothing(make_campaign: MakeCampaign) -> None:
-    campaign = make_campaign()
-    campaign.run(n_workers=0)
-    times = {p: p.stat().st_mtime_ns for p in campaign.layout.root.rglob("*.fits")}
-    again = campaign.run(n_workers=0)
+def test_a_second_run_does_nothing(finished: Campaign) -> None:
+    times = {p: p.stat().st_mtime_ns for p in finished.layout.root.rglob("*.fits")}
+    again = finished.run(n_workers=0)
     assert (again.n_done, again.n_skipped, again.ok) == (0, 4, True)
-    assert times == {p: p.stat().st_mtime_ns for p in campaign.layout.root.rglob("*.fits")}
+    assert times == {p: p.stat().st_mtime_ns for p in finished.layout.root.rglob("*.fits")}
 
 
-def test_an_output_folder_knows_its_campaign(make_campaign: MakeCampaign, expected: dict[str, str], kit: Any) -> None:
+def test_an_output_folder_knows_its_campaign(finished: Campaign, expected: dict[str, str], kit: Any) -> None:
     """The configuration written beside the outputs resumes the campaign, from any folder."""
-    campaign = make_campaign()
-    campaign.run(n_workers=0)
-    again = Campaign.from_yaml(campaign.layout.config)
-    assert again.config == campaign.config
-    next(campaign.layout.records.rglob("*.json")).unlink()
+    again = Campaign.from_yaml(finished.layout.config)
+    assert again.config == finished.config
+    next(finished.layout.records.rglob("*.json")).unlink()
     assert again.run(n_workers=0).n_done == 1
-    assert kit.checksums(campaign.layout.root) == expected
+    assert kit.checksums(finished.layout.root) == expected
 
 
 def test_killed_half_way_and_resumed(
@@ -228,8 +220,9 @@ def test_an_aperture_that_disagrees_fails(make_campaign: MakeCampaign) -> None:
     assert {failure.error for failure in summary.failures} == {"ApertureConflictError"}
 
 
-def test_changed_settings_are_named(make_campaign: MakeCampaign, expected: dict[str, str], kit: Any) -> None:
-    make_campaign().run(n_workers=0)
+def test_changed_settings_are_named(
+    make_campaign: MakeCampaign, finished: Campaign, expected: dict[str, str], kit: Any
+) -> None:
     changed = make_campaign(injection={"seed": 43})
     assert any("injection.seed" in problem for problem in changed.plan().problems)
     with pytest.raises(CampaignError, match=r"injection\.seed: 42 -> 43 \(4 images\).*redo") as caught:
@@ -243,33 +236,28 @@ def test_changed_settings_are_named(make_campaign: MakeCampaign, expected: dict[
     assert kit.checksums(changed.layout.root) != expected
 
 
-def test_settings_that_do_not_matter_may_change(make_campaign: MakeCampaign) -> None:
-    make_campaign().run(n_workers=0)
+def test_settings_that_do_not_matter_may_change(make_campaign: MakeCampaign, finished: Campaign) -> None:
     again = make_campaign(task_seconds=1.0, retries=0, images_per_task=2).run(n_workers=0)
     assert again.n_skipped == 4
 
 
-def test_a_changed_image_is_named_and_made_again_alone(make_campaign: MakeCampaign, survey: Path) -> None:
-    campaign = make_campaign()
-    campaign.run(n_workers=0)
+def test_a_changed_image_is_named_and_made_again_alone(finished: Campaign, survey: Path) -> None:
     path = survey / "raw/v0/image-0.fits"
     os.utime(path, ns=(1, 1))
     with pytest.raises(CampaignError, match=r"input raw/v0/image-0\.fits was changed"):
-        campaign.run(n_workers=0)
-    redone = campaign.run(n_workers=0, redo=True)
+        finished.run(n_workers=0)
+    redone = finished.run(n_workers=0, redo=True)
     assert (redone.n_done, redone.n_skipped) == (1, 3)
 
 
-def test_a_changed_source_touches_its_images_only(make_campaign: MakeCampaign, survey: Path, kit: Any) -> None:
-    campaign = make_campaign()
-    campaign.run(n_workers=0)
+def test_a_changed_source_touches_its_images_only(finished: Campaign, survey: Path, kit: Any) -> None:
     catalog = kit.make_catalog()
     catalog["mag_r"][100] += 0.5  # of the third image
     catalog["mag_i"] += 1.0  # of no image
     write_catalog(catalog, survey / "fakes.parquet", overwrite=True)
     with pytest.raises(CampaignError, match=r"^\S+: 1 images .*catalogue's sources"):
-        campaign.run(n_workers=0)
-    redone = campaign.run(n_workers=0, redo=True)
+        finished.run(n_workers=0)
+    redone = finished.run(n_workers=0, redo=True)
     assert (redone.n_done, redone.n_skipped) == (1, 3)
 
 
@@ -288,50 +276,40 @@ def test_an_image_replaced_after_the_plan(make_campaign: MakeCampaign, survey: P
     assert campaign.run(n_workers=0).ok
 
 
-def test_a_lost_output_is_made_again(make_campaign: MakeCampaign, expected: dict[str, str], kit: Any) -> None:
-    campaign = make_campaign()
-    campaign.run(n_workers=0)
-    (campaign.layout.images / "raw/v0/image-0.fits").unlink()
-    summary = campaign.run(n_workers=0)
+def test_a_lost_output_is_made_again(finished: Campaign, expected: dict[str, str], kit: Any) -> None:
+    (finished.layout.images / "raw/v0/image-0.fits").unlink()
+    summary = finished.run(n_workers=0)
     assert (summary.n_done, summary.n_skipped) == (1, 3)
-    assert kit.checksums(campaign.layout.root) == expected
+    assert kit.checksums(finished.layout.root) == expected
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"version": 1}', "[]"])
-def test_a_damaged_record_is_made_again(
-    make_campaign: MakeCampaign, expected: dict[str, str], kit: Any, damage: str
-) -> None:
-    campaign = make_campaign()
-    campaign.run(n_workers=0)
-    record = next(campaign.layout.root.joinpath("records").rglob("*.json"))
+def test_a_damaged_record_is_made_again(finished: Campaign, expected: dict[str, str], kit: Any, damage: str) -> None:
+    record = next(finished.layout.root.joinpath("records").rglob("*.json"))
     record.write_text(damage)
-    summary = campaign.run(n_workers=0)
+    summary = finished.run(n_workers=0)
     assert (summary.n_done, summary.n_failed) == (1, 0)
-    assert kit.checksums(campaign.layout.root) == expected
+    assert kit.checksums(finished.layout.root) == expected
 
 
 def test_a_record_whose_times_no_ledger_can_hold_is_made_again(
-    make_campaign: MakeCampaign, expected: dict[str, str], kit: Any
+    finished: Campaign, expected: dict[str, str], kit: Any
 ) -> None:
     """Times are not in the record's checksum; the ledger's integers have 64 bits."""
-    campaign = make_campaign()
-    campaign.run(n_workers=0)
-    path = next(campaign.layout.root.joinpath("records").rglob("*.json"))
+    path = next(finished.layout.root.joinpath("records").rglob("*.json"))
     record = json.loads(path.read_text())
     record["timings"]["read"]["wall"] = 10**25
     path.write_text(json.dumps(record))
-    campaign.layout.ledger.unlink()
-    summary = campaign.run(n_workers=0)
+    finished.layout.ledger.unlink()
+    summary = finished.run(n_workers=0)
     assert (summary.n_done, summary.n_failed) == (1, 0)
-    assert kit.checksums(campaign.layout.root) == expected
+    assert kit.checksums(finished.layout.root) == expected
 
 
-def test_a_new_image_joins(make_campaign: MakeCampaign, survey: Path, kit: Any) -> None:
-    campaign = make_campaign()
-    campaign.run(n_workers=0)
+def test_a_new_image_joins(finished: Campaign, survey: Path, kit: Any) -> None:
     kit.write_image(survey / "raw/v9/late.fits", *kit.CENTRES[2], 509, 0)
-    assert campaign.plan().n_images == 5
-    summary = campaign.run(n_workers=0)
+    assert finished.plan().n_images == 5
+    summary = finished.run(n_workers=0)
     assert (summary.n_done, summary.n_skipped) == (1, 4)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from kits import sweep_products
-from kits.campaign_fixtures import SETTINGS
 from skygraft.campaign import Campaign, read_plan
 from skygraft.campaign.sweep import Product, product_dataset, sweep
 from skygraft.errors import CampaignError, ConfigError
@@ -27,27 +24,9 @@ ADDED = Product("added", 1, sweep_products.measure_added)
 IMAGES = Product("counted", 1, sweep_products.measure_image)
 
 
-@pytest.fixture(scope="module")
-def finished(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a survey and what a campaign made of it, in ``kept``; it was made in ``here``."""
-    root = tmp_path_factory.mktemp("finished")
-    path = Path(shutil.copytree(pristine, root / "here/survey")) / "campaign.yaml"
-    path.write_text(yaml.safe_dump(SETTINGS))
-    assert Campaign.from_yaml(path).run(n_workers=0).ok
-    (root / "here").rename(root / "kept")
-    return root
-
-
 @pytest.fixture
-def survey(finished: Path) -> Path:
-    """The survey that was run, put back with its outputs where it was made."""
-    shutil.rmtree(finished / "here", ignore_errors=True)
-    return Path(shutil.copytree(finished / "kept", finished / "here")) / "survey"
-
-
-@pytest.fixture
-def done(make_campaign: MakeCampaign) -> Campaign:
-    return make_campaign()
+def done(finished: Campaign) -> Campaign:
+    return finished
 
 
 @pytest.fixture
@@ -236,18 +215,18 @@ def test_lost_and_damaged_measurements_are_made_again(done: Campaign, log: Path)
     assert sweep(done, ADDED, settings, n_workers=0).n_measured == 0 and tables(done) == first
 
 
-def test_images_that_are_made_anew_are_measured_anew(make_campaign: MakeCampaign, log: Path) -> None:
-    campaign = make_campaign()
-    campaign.run(n_workers=0)
+def test_images_that_are_made_anew_are_measured_anew(
+    make_campaign: MakeCampaign, finished: Campaign, log: Path
+) -> None:
     settings = {"half": 2, "log": str(log)}
-    sweep(campaign, ADDED, settings, n_workers=0)
-    first = tables(campaign)
+    sweep(finished, ADDED, settings, n_workers=0)
+    first = tables(finished)
     other = make_campaign(injection={"seed": 43})
     # Its outputs are of other settings until it has run.
     summary = sweep(other, ADDED, settings, redo=True, n_workers=0)
     assert summary.n_failed == 4 and "injection.seed: 42 -> 43" in summary.failed[0][2]
     assert summary.n_in_tables == 0 and not tables(other)
-    assert sweep(campaign, ADDED, settings, n_workers=0).ok and tables(campaign) == first
+    assert sweep(finished, ADDED, settings, n_workers=0).ok and tables(finished) == first
     assert other.run(n_workers=0, redo=True).ok
     summary = sweep(other, ADDED, settings, n_workers=0)
     assert (summary.n_measured, summary.n_renewed) == (4, 4) and len(summary.renewed) == 4

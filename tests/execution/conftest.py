@@ -1,5 +1,5 @@
 """The small campaigns of these tests."""
 
-from kits.campaign_fixtures import expected, kit, make_campaign, pristine, survey
+from kits.campaign_fixtures import expected, finished, finished_folder, kit, make_campaign, pristine, survey
 
-__all__ = ["expected", "kit", "make_campaign", "pristine", "survey"]
+__all__ = ["expected", "finished", "finished_folder", "kit", "make_campaign", "pristine", "survey"]

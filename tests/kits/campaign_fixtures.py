@@ -67,9 +67,36 @@ def _pristine(root: Path) -> Path:
 
 
 @pytest.fixture
-def survey(pristine: Path, tmp_path: Path) -> Path:
+def survey(pristine: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A copy of it that a test may change; times of last change are kept."""
-    return Path(shutil.copytree(pristine, tmp_path / "survey"))
+    place = tmp_path
+    if "finished" in request.fixturenames:
+        place = request.getfixturevalue("finished_folder")
+        for name in ("survey", "out"):
+            shutil.rmtree(place / name, ignore_errors=True)
+    return Path(shutil.copytree(pristine, place / "survey"))
+
+
+@pytest.fixture
+def finished(finished_folder: Path, survey: Path, make_campaign: Callable[..., Campaign]) -> Campaign:
+    """The campaign of `make_campaign`, all of whose images are made, put back where it was made."""
+    shutil.copytree(finished_folder / "finished", survey.with_name("out"))
+    return make_campaign()
+
+
+@pytest.fixture(scope="session")
+def finished_folder(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where it was made, and its outputs are kept; before anything of a test is."""
+    return _finished_folder(pristine, tmp_path_factory.getbasetemp() / "campaign-finished")
+
+
+@functools.cache
+def _finished_folder(pristine: Path, place: Path) -> Path:
+    root = Path(shutil.copytree(pristine, place / "survey"))
+    (root / "campaign.yaml").write_text(yaml.safe_dump(SETTINGS))
+    assert Campaign.from_yaml(root / "campaign.yaml").run(n_workers=0).ok
+    (place / "out").rename(place / "finished")
+    return place
 
 
 SETTINGS: dict[str, Any] = {

@@ -263,19 +263,17 @@ def test_half_a_line_in_the_ledger_costs_nothing_else(tmp_path: Path) -> None:
     assert list(read_events(tmp_path / "none")) == []
 
 
-def test_a_plan_that_has_rotted_is_made_again(make_campaign: MakeCampaign) -> None:
-    campaign = make_campaign()
-    assert campaign.run(n_workers=0).ok
-    path = campaign.layout.plan
+def test_a_plan_that_has_rotted_is_made_again(finished: Campaign) -> None:
+    path = finished.layout.plan
     whole = path.read_bytes()
     with PlanWriter(path):
         pass
     for content, problem in ((path.read_bytes(), "holds no image"), (whole[:-4], "cannot be read"), (b"", "cannot")):
         path.write_bytes(content)
         with pytest.raises(CampaignError, match=problem):
-            campaign.status()
+            finished.status()
         said = Listening()
-        summary = campaign.run(n_workers=0, reporter=said)
+        summary = finished.run(n_workers=0, reporter=said)
         assert summary.ok and summary.n_skipped == 4
         assert any("planning again" in text and problem in text for text in said.texts)
-        assert campaign.status().n_done == 4
+        assert finished.status().n_done == 4

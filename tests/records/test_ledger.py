@@ -136,52 +136,46 @@ def lose_events(campaign: Campaign, n_images: int) -> None:
     campaign.layout.ledger.write_bytes(content[: places[n_images]])
 
 
-def test_records_whose_events_were_lost_are_counted_once_resumed(make_campaign: MakeCampaign) -> None:
-    campaign = make_campaign()
-    assert campaign.run(n_workers=0).ok
-    lose_events(campaign, 2)
-    follower = Follower(campaign.config)
+def test_records_whose_events_were_lost_are_counted_once_resumed(finished: Campaign) -> None:
+    lose_events(finished, 2)
+    follower = Follower(finished.config)
     assert follower.snapshot()["state"] == "dead" and follower.snapshot()["images"]["done"] == 2
-    summary = campaign.run(n_workers=0)
+    summary = finished.run(n_workers=0)
     assert (summary.n_done, summary.n_skipped) == (0, 4)
-    for view in (follower, Follower(campaign.config)):
+    for view in (follower, Follower(finished.config)):
         view.update()
         shot = view.snapshot()
         assert (shot["state"], shot["images"]["done"], shot["images"]["left"]) == ("finished", 4, 0)
-    events = [event for _, event in read_events(campaign.layout.ledger) if isinstance(event, ImageEvent)]
+    events = [event for _, event in read_events(finished.layout.ledger) if isinstance(event, ImageEvent)]
     assert len({event.image_id for event in events}) == 4
     assert [event.status for event in events] == ["done", "done", "skipped", "skipped"]
     # Now the ledger knows: nothing is appended a second time.
-    assert campaign.run(n_workers=0).ok
-    assert len([1 for _, event in read_events(campaign.layout.ledger) if isinstance(event, ImageEvent)]) == 4
+    assert finished.run(n_workers=0).ok
+    assert len([1 for _, event in read_events(finished.layout.ledger) if isinstance(event, ImageEvent)]) == 4
 
 
-def test_a_failure_that_a_record_contradicts_is_taken_back(make_campaign: MakeCampaign) -> None:
+def test_a_failure_that_a_record_contradicts_is_taken_back(finished: Campaign) -> None:
     """A worker that was given up for dead may have made its image after all."""
-    campaign = make_campaign()
-    assert campaign.run(n_workers=0).ok
-    victim = next(event for _, event in read_events(campaign.layout.ledger) if isinstance(event, ImageEvent))
-    with Ledger(campaign.layout.ledger) as ledger:
+    victim = next(event for _, event in read_events(finished.layout.ledger) if isinstance(event, ImageEvent))
+    with Ledger(finished.layout.ledger) as ledger:
         ledger.images([ImageSummary(victim.image_id, "failed", error="KilledWorker", quarantined=True)])
-    assert Follower(campaign.config).snapshot()["images"]["failed"] == 1
-    assert campaign.run(n_workers=0).ok
-    images = Follower(campaign.config).snapshot()["images"]
+    assert Follower(finished.config).snapshot()["images"]["failed"] == 1
+    assert finished.run(n_workers=0).ok
+    images = Follower(finished.config).snapshot()["images"]
     assert (images["done"], images["failed"]) == (4, 0)
 
 
-def test_an_image_that_was_lost_is_not_counted_as_done(make_campaign: MakeCampaign) -> None:
-    campaign = make_campaign()
-    assert campaign.run(n_workers=0).ok
-    for path in campaign.layout.images.rglob("image-[12].fits"):
+def test_an_image_that_was_lost_is_not_counted_as_done(finished: Campaign) -> None:
+    for path in finished.layout.images.rglob("image-[12].fits"):
         path.unlink()
-    assert campaign.run(n_workers=0, reporter=Interrupting()).n_remaining == 1
-    shot = Follower(campaign.config).snapshot()
+    assert finished.run(n_workers=0, reporter=Interrupting()).n_remaining == 1
+    shot = Follower(finished.config).snapshot()
     assert (shot["state"], shot["images"]["done"], shot["images"]["left"]) == ("stopped", 3, 1)
-    reopened = [event for _, event in read_events(campaign.layout.ledger) if isinstance(event, ImageReopened)]
+    reopened = [event for _, event in read_events(finished.layout.ledger) if isinstance(event, ImageReopened)]
     assert len(reopened) == 2
-    assert campaign.run(n_workers=0).ok
-    assert Follower(campaign.config).snapshot()["images"]["done"] == 4
-    assert campaign.rescan().n_done == 4
+    assert finished.run(n_workers=0).ok
+    assert Follower(finished.config).snapshot()["images"]["done"] == 4
+    assert finished.rescan().n_done == 4
 
 
 def test_what_a_run_is_at(make_campaign: MakeCampaign, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -359,12 +359,11 @@ type MakeCampaign = Callable[..., Campaign]
 
 
 @pytest.fixture
-def done(make_campaign: MakeCampaign) -> Campaign:
+def done(finished: Campaign) -> Campaign:
     """A campaign of four images, all of them made and packed."""
-    campaign = make_campaign()
-    assert campaign.run(n_workers=0).ok
-    assert {path.name for path in campaign.layout.records.rglob("*.*")} == {packs.PACK_NAME}
-    return campaign
+    assert finished.run(n_workers=0).ok
+    assert {path.name for path in finished.layout.records.rglob("*.*")} == {packs.PACK_NAME}
+    return finished
 
 
 def test_a_packed_campaign_is_done(done: Campaign, expected: dict[str, str], kit: Any) -> None:
