@@ -333,7 +333,7 @@ def rehearse_on_paper(rows: Sequence[int], output: str, stamp: tuple[int, int]) 
             cpu_seconds=0.9,
             stages={name: stage["wall"] for name, stage in _STAGES.items()},
             closure_mag=1e-4,
-            inputs={image.path: [len(_IMAGE), _MADE_NS]},
+            inputs={f"paper/{image.path}": [len(_IMAGE), _MADE_NS]},
             outputs={
                 name: len(_IMAGE)
                 for name in (
