@@ -214,7 +214,7 @@ def _undecided(
 
 def _recorded(plan: Plan, layout: Layout, rows: Rows) -> Rows:
     """Those of some rows whose images have a record."""
-    found, start = list[int](), 0
+    found, start, records = list[int](), 0, str(layout.records)
     for batch in () if not len(rows) else plan.batches(["tract", "patch", "stem"]):
         end = start + batch.num_rows
         some = rows[slice(*np.searchsorted(rows, (start, end)))]
@@ -223,7 +223,7 @@ def _recorded(plan: Plan, layout: Layout, rows: Rows) -> Rows:
             images = zip(tracts, patches, texts_at(batch.column("stem"), some - start), some.tolist(), strict=True)
             for (tract, patch), group in itertools.groupby(images, key=lambda image: image[:2]):
                 mine = [*group]
-                folder = f"{layout.records}/tract={tract}/patch={patch}"
+                folder = f"{records}/tract={tract}/patch={patch}"
                 there = files_there(folder, [stem + RECORD_SUFFIX for *_, stem, _ in mine])
                 found += [row for (*_, row), is_there in zip(mine, there, strict=True) if is_there]
         start = end
