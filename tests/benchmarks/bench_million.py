@@ -15,6 +15,10 @@ With --bare, ten million images fit on a small disk: a worker leaves what a fini
 (its record in the pack of its patch, and names for the files before and after injection), and no truth, so that no
 tables are made; and the driver is killed half-way, and resumed. What a campaign has more of while it runs, a record and
 a truth table of each image as files, is left out.
+
+With --paper, FOLDER has a planned campaign, whose images are multiplied to --images: what does a driver take of them?
+There is nothing of the images but names, in folders that are links to one, and no record; what is known of them after
+the driver was killed is what the ledger says, compared with four files an image.
 """
 
 from __future__ import annotations
@@ -323,7 +327,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=18786)
     parser.add_argument("--no-tables", action="store_true", help="leave out consolidation, which takes longest")
     parser.add_argument("--bare", action="store_true", help="leave less of each image, and kill the driver half-way")
-    parser.add_argument("--paper", action="store_true", help="ten times the images of FOLDER, without any files")
+    parser.add_argument("--paper", action="store_true", help="multiply the images of FOLDER, and write no files")
     parser.add_argument(
         "--die-at", type=int, default=0, help="images after which the driver is killed; by default half"
     )
