@@ -10,16 +10,25 @@ campaign is run again: how long until it knows what is left?
 Fewer images and sources lie on less of the sky, as densely, so that what they take a million take in proportion; each
 part prints that too. Everything lies in FOLDER, which must be new: outputs of 20 kB an image, in four files until they
 are packed.
+
+With --bare, ten million images fit on a small disk: a worker leaves what a finished and packed campaign has of an image
+(its record in the pack of its patch, and names for the files before and after injection), and no truth, so that no
+tables are made; and the driver is killed half-way, and resumed. What a campaign has more of while it runs, a record and
+a truth table of each image as files, is left out.
+
+With --paper, FOLDER has a planned campaign, whose images are multiplied to --images: what does a driver take of them?
+There is nothing of the images but names, in folders that are links to one, and no record; what is known of them after
+the driver was killed is what the ledger says, compared with four files an image.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import os
-import platform
 import random
 import resource
 import shutil
@@ -28,11 +37,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
+from rehearsals import (
+    at_once,
+    know_packs,
+    multiply_plan,
+    no_syncs,
+    no_tables,
+    record_of,
+    rehearse_bare,
+    rehearse_on_paper,
+    share_folders,
+)
 from simulated import share_of_area, write_campaign
 
 _SCHEDULER = "tcp://127.0.0.1:{port}"
@@ -40,17 +60,8 @@ _SCHEDULER = "tcp://127.0.0.1:{port}"
 
 def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[Any]:
     """What a worker does instead of drawing: the same files, the same order, no pixels."""
-    with _no_syncs():  # of a million tiny files nothing would be left but these
+    with no_syncs():  # of a million tiny files nothing would be left but these
         return _rehearse(rows, output, stamp)
-
-
-@contextlib.contextmanager
-def _no_syncs() -> Iterator[None]:
-    sync, os.fsync = os.fsync, lambda _: None
-    try:
-        yield
-    finally:
-        os.fsync = sync
 
 
 def _rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[Any]:
@@ -59,7 +70,7 @@ def _rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[
     from skygraft.config.campaign import load_config
     from skygraft.execution.task import _plan
     from skygraft.records.files import Layout, sha256_file
-    from skygraft.records.image_record import PIXEL_VERSION, RECORD_VERSION, content_key, summarise, write_record
+    from skygraft.records.image_record import summarise, write_record
     from skygraft.tables.truth_parts import write_truth_part
 
     layout = Layout(Path(output))
@@ -94,35 +105,11 @@ def _rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[
         write_truth_part(part, truth)
         stat = source.stat()
         inputs = {image.path: [stat.st_size, stat.st_mtime_ns]}
-        record = {
-            "version": RECORD_VERSION,
-            "image": image.image_id,
-            "key": content_key(image.image_id, inputs, image.catalog_key, settings, PIXEL_VERSION),
-            "inputs": inputs,
-            "catalog": image.catalog_key,
-            "settings": settings,
-            "code": PIXEL_VERSION,
-            "outputs": {
-                path.relative_to(layout.root).as_posix(): {"n_bytes": path.stat().st_size, "sha256": sha256_file(path)}
-                for path in (target, part)
-            },
-            "band": image.band,
-            "n_sources": n,
-            "n_drawn": n,
-            "calibration": {
-                "kind": "aperture",
-                "radius_pixels": 12.0,
-                "radius_arcsec": 2.016,
-                "origin": f"slot_CalibFlux -> base_CircularApertureFlux_12_0 in SRC-{image.visit}.fits",
-            },
-            "closure": {"median_mag": dice.gauss(0, 1e-4), "n_stars": 3, "max_abs_mag": 0.001},
-            "flags": {},
-            "injection": {},
-            "timings": {"read": {"wall": 0.4, "cpu": 0.4}, "inject": {"wall": 0.5, "cpu": 0.5}},
-            "host": platform.node(),
-            "software": {"skygraft": "0"},
-            "written": "2026-01-01T00:00:00+00:00",
+        outputs = {
+            path.relative_to(layout.root).as_posix(): {"n_bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in (target, part)
         }
+        record = record_of(image, inputs, outputs, settings, n_sources=n, closure_mag=dice.gauss(0, 1e-4))
         path = layout.record(image.tract, image.patch, image.stem)
         write_record(path, record)
         summaries.append(summarise(record, image, layout, status="done"))
@@ -154,12 +141,14 @@ def _once(function: Any, *arguments: Any) -> Any:
     return _SEEN[key]
 
 
-def _drive(path: Path, address: str, *, tables: bool) -> None:
-    """The driver, in a process of its own; prints what it took."""
+def _drive(path: Path, address: str, *, tables: bool, bare: str = "", die_at: int = 0) -> None:
+    """The driver, in a process of its own; prints what it took. With `die_at`, it is killed after so many images."""
     from distributed import Client
 
     from skygraft.campaign import Campaign, NoReporter
     from skygraft.campaign.run import CampaignRun
+    from skygraft.execution import driver
+    from skygraft.records.checkpoint_writer import CheckpointWriter
 
     began = time.perf_counter()
     marks: dict[str, float] = {}
@@ -179,16 +168,45 @@ def _drive(path: Path, address: str, *, tables: bool) -> None:
             marks["last_cpu"] = sum(process.cpu_times()[:2])
             most = max(most, process.memory_info().rss)
             self.n += len(list(summaries))
-            if not tables and self.n >= self.wanted:
+            if die_at and self.n >= die_at:
+                say(n_done=self.n, n_skipped=0, ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if not tables and not bare and self.n >= self.wanted:
                 # A run that is interrupted leaves the tables to the next one.
                 os.kill(os.getpid(), signal.SIGINT)
 
+    checkpoints: list[dict[str, float]] = []
+    write_checkpoint = CheckpointWriter._write
+
+    def write(self: CheckpointWriter, *arguments: Any) -> None:
+        before = time.perf_counter(), time.thread_time()
+        write_checkpoint(self, *arguments)
+        size = campaign.layout.checkpoint.stat().st_size if campaign.layout.checkpoint.exists() else 0
+        took = {"seconds": time.perf_counter() - before[0], "cpu_seconds": time.thread_time() - before[1]}
+        checkpoints.append({"images": watch.n, "mb": size / 1e6} | took)
+
+    CheckpointWriter._write = write  # type: ignore[method-assign]
+
+    def say(**counts: Any) -> None:
+        told = {
+            **counts,
+            "seconds": marks | {"all": time.perf_counter() - began},
+            "cpu_seconds": sum(process.cpu_times()[:2]),
+            "rss_driving_mib": most / 2**20,
+            "rss_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "n_images": watch.n,
+            "ledger_mb": campaign.layout.ledger.stat().st_size / 1e6,
+            "checkpoints": checkpoints,
+            "tables": tables_took,
+        }
+        print(json.dumps(told), flush=True)
+
+    if bare:
+        driver.unless_halted = at_once
     campaign = Campaign.from_yaml(path)
     status = campaign.layout.plan.stat()
-    import functools
-
     tables_took: dict[str, float] = {}
-    make_tables = CampaignRun._make_tables
+    make_tables = {"bare": know_packs, "paper": no_tables}.get(bare, CampaignRun._make_tables)
 
     def timed(self: CampaignRun, client: Any, watch: Any) -> list[str]:
         before = time.perf_counter(), sum(process.cpu_times()[:2]), sum(client.run(_cpu_seconds).values())
@@ -199,28 +217,14 @@ def _drive(path: Path, address: str, *, tables: bool) -> None:
         return lines
 
     CampaignRun._make_tables = timed  # type: ignore[method-assign]
-    work = functools.partial(rehearse, output=str(campaign.layout.root), stamp=(status.st_size, status.st_mtime_ns))
+    worker = {"bare": rehearse_bare, "paper": rehearse_on_paper}.get(bare, rehearse)
+    work = functools.partial(worker, output=str(campaign.layout.root), stamp=(status.st_size, status.st_mtime_ns))
     watch = Watch()
     with Client(address, set_as_default=False) as client:
         client.upload_file(__file__)
         CampaignRun.work = lambda self: work  # type: ignore[method-assign]
         summary = campaign.run(client, reporter=watch)
-    cpu = sum(process.cpu_times()[:2])
-    print(
-        json.dumps(
-            {
-                "n_done": summary.n_done,
-                "n_skipped": summary.n_skipped,
-                "ok": summary.ok,
-                "seconds": marks | {"all": time.perf_counter() - began},
-                "cpu_seconds": cpu,
-                "rss_driving_mib": most / 2**20,
-                "rss_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                "n_images": watch.n,
-                "tables": tables_took,
-            }
-        )
-    )
+    say(n_done=summary.n_done, n_skipped=summary.n_skipped, ok=summary.ok)
 
 
 def _cpu_seconds() -> float:
@@ -231,7 +235,8 @@ def _cpu_seconds() -> float:
 def _cluster(port: int, n_workers: int) -> Iterator[psutil.Process]:
     """Scheduler and workers, each a process; gives the scheduler's."""
     address = _SCHEDULER.format(port=port)
-    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": here}
     scratch = tempfile.mkdtemp()
     dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
@@ -251,22 +256,34 @@ def _cluster(port: int, n_workers: int) -> Iterator[psutil.Process]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _run(path: Path, port: int, n_workers: int, *, tables: bool) -> dict[str, Any]:
+def _run(path: Path, port: int, n_workers: int, *, tables: bool, bare: str = "", die_at: int = 0) -> dict[str, Any]:
     with _cluster(port, n_workers) as scheduler:
         command = [sys.executable, __file__, "--drive", str(path), "--address", _SCHEDULER.format(port=port)]
         command += [] if tables else ["--no-tables"]
+        command += [f"--{bare}", "--die-at", str(die_at)] if bare else []
         driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        most = 0
+        most = together = 0
         while driver.poll() is None:
             most = max(most, scheduler.memory_info().rss)
+            together = max(together, _memory_together())
             time.sleep(0.5)
         times = scheduler.cpu_times()
         assert driver.stdout is not None
         said: dict[str, Any] = json.loads(driver.stdout.read().splitlines()[-1])
+    said["rss_together_mib"] = together / 2**20
     said["scheduler"] = {"cpu_seconds": times.user + times.system, "rss_peak_mib": most / 2**20}
     n = max(said["n_images"], 1)
     said["overhead_ms_per_image"] = 1e3 * (said["seconds"].get("last_cpu", 0.0) + times.user + times.system) / n
     return said
+
+
+def _memory_together() -> int:
+    """Memory of all processes of this one, where pages that they share count once for each."""
+    found = 0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found += process.memory_info().rss
+    return found
 
 
 def _plan(path: Path) -> dict[str, Any]:
@@ -275,11 +292,15 @@ def _plan(path: Path) -> dict[str, Any]:
     process = psutil.Popen([sys.executable, "-c", code])
     most = 0
     while process.poll() is None:
-        with contextlib.suppress(psutil.Error):
-            most = max(most, sum(p.memory_info().rss for p in (process, *process.children(recursive=True))))
+        most = max(most, _memory_together())
         time.sleep(0.2)
     assert process.returncode in (0, 1)
-    return {"seconds": time.perf_counter() - began, "rss_peak_mib": most / 2**20}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "rss_peak_mib": most / 2**20,
+    }
 
 
 def _status(path: Path) -> dict[str, Any]:
@@ -305,27 +326,46 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--port", type=int, default=18786)
     parser.add_argument("--no-tables", action="store_true", help="leave out consolidation, which takes longest")
+    parser.add_argument("--bare", action="store_true", help="leave less of each image, and kill the driver half-way")
+    parser.add_argument("--paper", action="store_true", help="multiply the images of FOLDER, and write no files")
+    parser.add_argument(
+        "--die-at", type=int, default=0, help="images after which the driver is killed; by default half"
+    )
+    parser.add_argument("--planned", action="store_true", help="begin with the plan that is in the folder")
     parser.add_argument("--keep", action="store_true", help="only resume what is in the folder")
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    bare = "bare" if arguments.bare else "paper" if arguments.paper else ""
     if arguments.drive:
-        _drive(arguments.drive, arguments.address, tables=not arguments.no_tables)
+        tables = not arguments.no_tables
+        _drive(arguments.drive, arguments.address, tables=tables, bare=bare, die_at=arguments.die_at)
         return
     if arguments.folder is None:
         parser.error("name a folder")
     survey = arguments.folder / "survey"  # the outputs go into ``out`` beside it
     path = survey / "campaign.yaml"
-    if not arguments.keep:
+    if not (arguments.keep or arguments.planned or arguments.paper):
         if arguments.folder.exists() and any(arguments.folder.iterdir()):
             parser.error(f"{arguments.folder} is not empty: remove it, or resume with --keep")
         share = arguments.images / 1_000_000
         n_sources = arguments.sources or 10 * arguments.images
         path = write_campaign(survey, arguments.images, n_sources, area=share_of_area(share))
         show("plan", _plan(path))
-        ran = _run(path, arguments.port, arguments.workers, tables=not arguments.no_tables)
+    given: dict[str, Any] = {"n_workers": arguments.workers, "tables": not arguments.no_tables, "bare": bare}
+    if arguments.paper:
+        _on_paper(path, arguments.images, arguments.die_at, functools.partial(_run, port=arguments.port, **given))
+        return
+    run = functools.partial(_run, path, **given)
+    if not arguments.keep:
+        if arguments.bare:
+            show(
+                "run until it was killed",
+                run(port=arguments.port + 2, die_at=arguments.die_at or arguments.images // 2),
+            )
+        ran = run(port=arguments.port)
         show("run", ran)
-        if ran["tables"]:
+        if ran["tables"] and not arguments.bare:
             show("tables", _per_image(ran["tables"], arguments.images))
     from skygraft.campaign import Campaign
     from skygraft.records.packs import file_names, remove_record
@@ -337,9 +377,46 @@ def main() -> None:
     records = (folder / name for folder in folders for name in file_names(folder) if name.endswith(".json"))
     for record in itertools.islice(records, 0, None, 100):
         remove_record(record)
-    resumed = _run(path, arguments.port + 1, arguments.workers, tables=not arguments.no_tables)
+    resumed = run(port=arguments.port + 1)
     show("resume", resumed)
     show("knows what is left", _for_a_million({"seconds": resumed["seconds"]["checked"]}, n_images))
+    show("left", _left(campaign.layout.root, n_images))
+
+
+def _on_paper(path: Path, n_images: int, die_at: int, run: Callable[..., dict[str, Any]]) -> None:
+    """Multiply the images of a campaign, and show what the driver takes of them, killed in the middle and resumed."""
+    from skygraft.config.campaign import load_config
+    from skygraft.records.plan_file import Plan, plan_key
+
+    config = load_config(path)
+    plan, settings = Plan(config.output / "plan.parquet"), path.with_name("paper.yaml")
+    settings.write_text(path.read_text().replace("../out", "../paper"))
+    config = load_config(settings)
+    began = time.perf_counter(), time.process_time()
+    if not (config.output / "plan.parquet").exists():
+        config.output.mkdir()
+        (config.output / "catalog").symlink_to("../out/catalog")
+        (config.output / "campaign.yaml").write_text(config.to_yaml())
+        key = plan_key(config)
+        multiply_plan(plan, config.output / "plan.parquet", n_images // len(plan), plan.metadata | {"plan_key": key})
+    plan = Plan(config.output / "plan.parquet")
+    detectors = sorted({text for b in plan.batches(["detector"]) for text in b.column(0).to_pylist()})
+    roots = (f"{config.survey.root}/paper", f"{config.output}/images", f"{config.output}/records")
+    share_folders(plan, *roots, detectors=detectors)
+    took = {"seconds": time.perf_counter() - began[0], "cpu_seconds": time.process_time() - began[1]}
+    show("multiplied", took | {"images": len(plan), "plan_mb": (config.output / "plan.parquet").stat().st_size / 1e6})
+    show("run until it was killed", run(settings, die_at=die_at or len(plan) // 2))
+    show("run", run(settings))
+    show("run of nothing", run(settings))
+    show("status", _status(settings))
+
+
+def _left(root: Path, n_images: int) -> dict[str, float]:
+    """How many files and folders an output has."""
+    n_files = n_folders = 0
+    for _, folders, files in os.walk(root):
+        n_files, n_folders = n_files + len(files), n_folders + len(folders)
+    return {"files": n_files, "folders": n_folders, "files_per_image": n_files / n_images}
 
 
 def _per_image(took: dict[str, float], n_images: int) -> dict[str, float]:

@@ -18,7 +18,6 @@ from skygraft.disk import FileIdentity, atomic_path
 from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import CampaignError, CatalogError, ConfigError, OutputError, OutputExistsError
 from skygraft.execution.registering import begin_run, check_run
-from skygraft.monitoring.reporters import NoReporter, Reporter
 from skygraft.place_names import shown_place
 from skygraft.places import beneath, refresh
 from skygraft.records.events import RunStarted
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
 
     from skygraft.campaign.checksums import ChecksumReport
     from skygraft.catalog.conversion import Conversion
+    from skygraft.monitoring.reporters import Reporter
     from skygraft.planning.check import Checks
     from skygraft.planning.summary import PlanSummary
 
@@ -221,6 +221,7 @@ class Campaign:
         """
         # Here, and so for Dask below: looking at a campaign does not wait for what only running it needs.
         from skygraft.campaign.run import CampaignRun
+        from skygraft.monitoring.reporters import NoReporter
 
         self._claim()
         with self.layout.locked(), Interruption() as interruption:

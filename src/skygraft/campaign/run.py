@@ -164,8 +164,11 @@ class CampaignRun:
 
     def _look_at_plan(self) -> tuple[Jobs, Overview]:
         """The images to inject into, and the state that the run begins with."""
-        table = self.plan.table([*_OF_OVERVIEW, "format", "instrument", "n_bytes"])
-        columns = {name: numbers(table.column(name)) for name in (*_OF_OVERVIEW, "n_bytes")}
+
+        def column(name: str) -> Any:
+            return self.plan.table([name]).column(name)  # one by one: all of ten million images would take a gigabyte
+
+        columns = {name: numbers(column(name)) for name in (*_OF_OVERVIEW, "n_bytes")}
         # What is written is about as large as what is read; `skygraft plan` knows better, but takes longer.
         to_read, free = int(columns.pop("n_bytes")[self.rows].sum()), shutil.disk_usage(self.layout.root).free
         if free < to_read and self.layout.outputs is None:
@@ -173,13 +176,14 @@ class CampaignRun:
                 f"the images take about {to_read / 1e9:.3g} GB; {free / 1e9:.3g} GB are free in {self.layout.root}"
             )
         formats, instruments = (
-            one_array(table.column(name)).dictionary_encode("encode") for name in ("format", "instrument")
+            one_array(column(name)).dictionary_encode("encode") for name in ("format", "instrument")
         )
         kinds = numpy_array(formats.indices) * len(instruments.dictionary) + numpy_array(instruments.indices)
         moved = [np.diff(columns[name], prepend=-2) != 0 for name in ("tract", "patch")]
-        homes = np.cumsum(moved[0] | moved[1])
+        homes = np.cumsum(moved[0] | moved[1], dtype=np.int32)
         jobs = Jobs(self.rows, homes[self.rows], columns["cost_seconds"][self.rows], kinds[self.rows])
-        waiting = np.isin(np.arange(len(self.plan)), self.rows)
+        waiting = np.zeros(len(self.plan), dtype=np.bool_)
+        waiting[self.rows] = True
         state = self.states.state
         overview = make_overview(
             self.config.name,

@@ -199,7 +199,10 @@ Size = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int) els
 class Section(BaseModel):
     """Base of the models of the YAML's sections: unknown keys are errors, and instances cannot be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    # Validators are built when they are needed: that of the campaign holds those of its sections, which need no own.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, defer_build=True
+    )
 
     foreign_key_hint: ClassVar[str] = ""
     """For a member of a union: what to add to the message for a key that other members have."""

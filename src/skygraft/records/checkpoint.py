@@ -87,16 +87,27 @@ class Checkpoint:
     ----------
     header : CheckpointHeader
         What it is of.
-    reader : pyarrow.ipc.RecordBatchFileReader
+    content : pyarrow.Buffer
         Its content.
     """
 
-    def __init__(self, header: CheckpointHeader, reader: pa.ipc.RecordBatchFileReader) -> None:
-        self.header, self._reader = header, reader
+    def __init__(self, header: CheckpointHeader, content: pa.Buffer) -> None:
+        self.header = header
+        self._whole = pa.ipc.open_file(content)
+        # What files an image has is most of it, and takes longest to decompress.
+        fields = [i for i, name in enumerate(CHECKPOINT_SCHEMA.names) if name not in FILE_COLUMNS.names]
+        self._states = pa.ipc.open_file(content, options=pa.ipc.IpcReadOptions(included_fields=fields))
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Its rows, of `CHECKPOINT_SCHEMA`, some `_ROWS` at a time."""
-        return (self._reader.get_batch(i) for i in range(self._reader.num_record_batches))
+    def __len__(self) -> int:
+        return int(self._whole.num_record_batches)
+
+    def states(self, i: int) -> pa.RecordBatch:
+        """Its i-th rows, some `_ROWS`, without `FILE_COLUMNS`."""
+        return self._states.get_batch(i)
+
+    def rows(self, i: int) -> pa.RecordBatch:
+        """Its i-th rows, of `CHECKPOINT_SCHEMA`."""
+        return self._whole.get_batch(i)
 
 
 def header_of(
@@ -145,7 +156,7 @@ def open_checkpoint(plan: Plan, layout: Layout) -> Iterator[Checkpoint | None]:
             )
         except (OSError, pa.ArrowException, ValueError, TypeError, KeyError):
             usable = False
-        yield Checkpoint(header, reader) if usable else None
+        yield Checkpoint(header, content) if usable else None
 
 
 def write_checkpoint(layout: Layout, header: CheckpointHeader, batches: Iterable[pa.RecordBatch]) -> None:

@@ -9,6 +9,7 @@ from skygraft.errors import SkygraftError
 from skygraft.records.checkpoint import open_checkpoint
 from skygraft.records.files import Layout
 from skygraft.records.image_states import ImageStates, save_checkpoint
+from skygraft.records.known_folders import FolderCensus, are_current, is_worth_it
 from skygraft.records.known_packs import known_table
 from skygraft.records.ledger import Ledger
 from skygraft.records.plan_file import Plan
@@ -57,17 +58,20 @@ class CheckpointWriter:
             self._thread.join()
 
     def save(self) -> None:
-        """Write a checkpoint, unless the last one includes all events on images, and what is known of packs."""
+        """Write a checkpoint, unless the last one has all events on images, and what is known of packs and folders."""
         self.wait()
         if self._states.n_unsaved or not self._is_current():
             self._states.n_unsaved = 0
-            self._write(self._states, self._ledger.size)
+            census = FolderCensus(len(self._plan)) if is_worth_it(len(self._plan)) else None
+            self._write(self._states, self._ledger.size, census)
 
     def _is_current(self) -> bool:
         with open_checkpoint(self._plan, self._layout) as saved:
             known = known_table(self._layout)
-            return saved is not None and saved.header.packs == (known.digest if known is not None else "")
+            if saved is None or saved.header.packs != (known.digest if known is not None else ""):
+                return False
+            return not is_worth_it(len(self._plan)) or are_current(self._layout, saved.header)
 
-    def _write(self, states: ImageStates, offset: int) -> None:
+    def _write(self, states: ImageStates, offset: int, census: FolderCensus | None = None) -> None:
         with contextlib.suppress(SkygraftError):
-            save_checkpoint(self._plan, self._layout, states, offset)
+            save_checkpoint(self._plan, self._layout, states, offset, census)

@@ -35,6 +35,7 @@ from skygraft.records.events import (
 )
 from skygraft.records.files import Layout
 from skygraft.records.image_summary import ImageSummary
+from skygraft.records.known_folders import FolderCensus, rows_in_folders
 from skygraft.records.known_packs import KnownTable, known_table, rows_in_packs
 from skygraft.records.ledger import Failure, read_events, read_runs
 from skygraft.records.ledger_scan import (
@@ -209,7 +210,12 @@ class LedgerStates:
 
 
 def read_ledger(
-    plan: Plan, layout: Layout, comparison: Comparison | None = None, *, until: int | None = None
+    plan: Plan,
+    layout: Layout,
+    comparison: Comparison | None = None,
+    *,
+    until: int | None = None,
+    glance: bool = False,
 ) -> LedgerStates:
     """Derive the state of every image from the ledger: its checkpoint, and the events after it.
 
@@ -223,6 +229,8 @@ def read_ledger(
         What to compare finished images with.
     until : int, optional
         Place in the ledger where the line of a run's start begins, bytes: events from there on do not count.
+    glance : bool
+        Whether to look at folders instead of files, as far as `skygraft.records.known_folders` knows them.
 
     Raises
     ------
@@ -233,6 +241,7 @@ def read_ledger(
     sources = _source_keys(plan) if comparison is not None and comparison.with_inputs else None
 
     in_packs: NDArray[np.bool_] | None = None
+    confirmed = np.zeros(len(plan), dtype=np.bool_)
 
     def compare(rows: Rows, images: pa.RecordBatch) -> None:
         if comparison is not None:
@@ -247,13 +256,16 @@ def read_ledger(
     start = 0
     with open_checkpoint(plan, layout) as checkpoint:
         if checkpoint is not None and until is not None and checkpoint.header.run_start == until:
-            _restore(states, checkpoint, lambda rows, images: None)
+            _restore(states, checkpoint)
             states.state, states.run_start = states.before_run, -1
             return LedgerStates(states, unconfirmed)
         if checkpoint is not None and (until is None or checkpoint.header.offset <= until):
             if comparison is not None and checkpoint.header.packs:
                 in_packs = rows_in_packs(plan, layout, checkpoint.header.packs)
-            _restore(states, checkpoint, compare)
+            in_folders = rows_in_folders(layout, checkpoint.header) if glance and in_packs is not None else None
+            if in_packs is not None and in_folders is not None:
+                confirmed = in_packs & in_folders
+            _restore(states, checkpoint, None if comparison is None else compare, confirmed)
             start = checkpoint.header.offset
             states.runs = _runs_of(layout.ledger, checkpoint)
     rows_of: ImageRows | None = None
@@ -296,10 +308,16 @@ def _known(rows_of: ImageRows | None, images: pa.RecordBatch) -> tuple[Rows, pa.
     return rows[rows >= 0], images.filter(arrow_array(rows >= 0))
 
 
-def _restore(states: ImageStates, checkpoint: Checkpoint, compare: Callable[[Rows, pa.RecordBatch], None]) -> None:
-    """Take the states from a checkpoint."""
+def _restore(
+    states: ImageStates,
+    checkpoint: Checkpoint,
+    compare: Callable[[Rows, pa.RecordBatch], None] | None = None,
+    confirmed: NDArray[np.bool_] | None = None,
+) -> None:
+    """Take the states from a checkpoint, and compare the files of the images that are not confirmed already."""
     states.run_start = checkpoint.header.run_start
-    for batch in checkpoint.batches():
+    for i in range(len(checkpoint)):
+        batch = checkpoint.states(i)
         rows = numpy_array(batch.column("row")).astype(np.int64)
         for name, into in (
             ("state", states.state),
@@ -308,7 +326,10 @@ def _restore(states: ImageStates, checkpoint: Checkpoint, compare: Callable[[Row
             ("before_run", states.before_run),
         ):
             into[rows] = numpy_array(batch.column(name))
-        compare(rows, batch)
+        left = np.ones(len(rows), dtype=np.bool_) if confirmed is None else ~confirmed[rows]
+        if compare is not None and left.any():
+            whole = checkpoint.rows(i)
+            compare(rows[left], whole if left.all() else whole.filter(arrow_array(left)))
 
 
 def _runs_of(ledger: Path, checkpoint: Checkpoint) -> list[RunEvent]:
@@ -322,7 +343,9 @@ def _offset(checkpoint: Checkpoint | None) -> int:
     return checkpoint.header.offset if checkpoint is not None else 0
 
 
-def save_checkpoint(plan: Plan, layout: Layout, states: ImageStates, offset: int) -> None:
+def save_checkpoint(
+    plan: Plan, layout: Layout, states: ImageStates, offset: int, census: FolderCensus | None = None
+) -> None:
     """Write a checkpoint of the ledger, from the former one and the events after it.
 
     Parameters
@@ -335,6 +358,8 @@ def save_checkpoint(plan: Plan, layout: Layout, states: ImageStates, offset: int
         The states that the first `offset` bytes of the ledger leave the images in.
     offset : int
         How much of the ledger is included.
+    census : FolderCensus, optional
+        Learns where the files are, and writes what is known of their folders.
 
     Raises
     ------
@@ -350,7 +375,16 @@ def save_checkpoint(plan: Plan, layout: Layout, states: ImageStates, offset: int
         header = header_of(plan, layout, offset, states.run_start, before_runs + runs, packs)
         if header is None:
             return  # the ledger was removed; whoever appends to it says so
-        write_checkpoint(layout, header, _rows_of_last_events(plan, layout, states, usable, offset, known))
+        rows = _rows_of_last_events(plan, layout, states, usable, offset, known)
+        write_checkpoint(layout, header, rows if census is None else _counted(rows, census))
+        if census is not None:
+            census.write(layout, header)
+
+
+def _counted(batches: Iterable[pa.RecordBatch], census: FolderCensus) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        census.add(batch)
+        yield batch
 
 
 def _rows_of_last_events(
@@ -362,7 +396,7 @@ def _rows_of_last_events(
     known: KnownTable | None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a checkpoint: those of each image's last event, from a former checkpoint and the ledger after it."""
-    for batch in before.batches() if before is not None else ():
+    for batch in map(before.rows, range(len(before))) if before is not None else ():
         yield _with_states(states, numpy_array(batch.column("row")).astype(np.int64), batch, known)
     rows_of: ImageRows | None = None
     # In this process: a run goes on meanwhile, and others are at work on its images.

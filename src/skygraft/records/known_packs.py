@@ -263,11 +263,12 @@ def rows_in_packs(plan: Plan, layout: Layout, digest: str) -> NDArray[np.bool_] 
     found = np.zeros(len(plan), dtype=np.bool_)
     changed = []
     homes = zip(tract[starts].tolist(), patch[starts].tolist(), strict=True)
+    # Texts: for tens of thousands of patches a Path at each step takes longer than all else.
+    records = str(layout.records)
     for start, end, home in zip(starts.tolist(), [*starts[1:].tolist(), len(plan)], homes, strict=True):
         if (i := known.homes.get(home)) is None:
             continue
-        # Texts: for tens of thousands of patches a Path at each step takes as long as all else.
-        folder = f"{layout.root}/{layout.records.name}/tract={home[0]}/patch={home[1]}"
+        folder = f"{records}/tract={home[0]}/patch={home[1]}"
         try:
             status, pack = os.stat(folder), os.stat(f"{folder}/{PACK_NAME}")  # noqa: PTH116
         except OSError:

@@ -24,6 +24,7 @@ from skygraft.records.files import RECORD_SUFFIX, Layout, digest
 from skygraft.records.image_record import PIXEL_VERSION, changes, is_untouched, is_whole, read_record, summarise
 from skygraft.records.image_states import DONE, FAILED, QUARANTINED, WAITING, ImageRows, ImageStates, read_ledger
 from skygraft.records.image_summary import ImageSummary
+from skygraft.records.known_folders import is_worth_it
 from skygraft.records.ledger import Ledger, read_events
 from skygraft.records.ledger_scan import fingerprint_key
 from skygraft.records.packs import files_there, remove_record
@@ -139,6 +140,9 @@ def record_states(plan: Plan, layout: Layout) -> tuple[ImageStates, Rows]:
 def output_states(plan: Plan, layout: Layout) -> tuple[ImageStates, Rows]:
     """Find the state of every image by its record and its outputs, whatever it was made from.
 
+    Of very many, folders are looked at instead of files where that tells that nothing is missing: an output that was
+    written to in its place is then not noticed.
+
     Returns
     -------
     states : ImageStates
@@ -146,7 +150,8 @@ def output_states(plan: Plan, layout: Layout) -> tuple[ImageStates, Rows]:
     damaged : ndarray of int64
         Rows of the images that are done by the ledger, and have outputs that are gone or were changed since.
     """
-    states, claimed, rows = _undecided(plan, layout, Comparison(str(layout.root), n_images=len(plan)))
+    comparison = Comparison(str(layout.root), n_images=len(plan))
+    states, claimed, rows = _undecided(plan, layout, comparison, glance=is_worth_it(len(plan)))
     states.state[rows] = DONE
 
     def is_damaged(row: int, image: PlannedImage) -> bool:
@@ -180,7 +185,7 @@ def _append_reopened(plan: Plan, rows: Rows, states: ImageStates, ledger: Ledger
 
 
 def _undecided(
-    plan: Plan, layout: Layout, comparison: Comparison | None
+    plan: Plan, layout: Layout, comparison: Comparison | None, *, glance: bool = False
 ) -> tuple[ImageStates, NDArray[np.bool_], Rows]:
     """Derive states from the ledger and from which records there are, as far as that goes.
 
@@ -197,7 +202,7 @@ def _undecided(
         found = read_ledger(plan, layout)
     else:
         with comparison:
-            found = read_ledger(plan, layout, comparison)
+            found = read_ledger(plan, layout, comparison, glance=glance)
     states, claimed = found.states, found.states.state == DONE
     confirmed = claimed & ~found.unconfirmed if comparison is not None else np.zeros_like(claimed)
     recorded = _recorded(plan, layout, np.flatnonzero(~confirmed))
@@ -209,8 +214,8 @@ def _undecided(
 
 def _recorded(plan: Plan, layout: Layout, rows: Rows) -> Rows:
     """Those of some rows whose images have a record."""
-    found, start = list[int](), 0
-    for batch in plan.batches(["tract", "patch", "stem"]):
+    found, start, records = list[int](), 0, str(layout.records)
+    for batch in () if not len(rows) else plan.batches(["tract", "patch", "stem"]):
         end = start + batch.num_rows
         some = rows[slice(*np.searchsorted(rows, (start, end)))]
         if len(some):
@@ -218,7 +223,7 @@ def _recorded(plan: Plan, layout: Layout, rows: Rows) -> Rows:
             images = zip(tracts, patches, texts_at(batch.column("stem"), some - start), some.tolist(), strict=True)
             for (tract, patch), group in itertools.groupby(images, key=lambda image: image[:2]):
                 mine = [*group]
-                folder = f"{layout.records}/tract={tract}/patch={patch}"
+                folder = f"{records}/tract={tract}/patch={patch}"
                 there = files_there(folder, [stem + RECORD_SUFFIX for *_, stem, _ in mine])
                 found += [row for (*_, row), is_there in zip(mine, there, strict=True) if is_there]
         start = end
