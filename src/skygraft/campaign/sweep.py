@@ -110,9 +110,7 @@ class SweepSummary:
         if self.n_failed > _SHOWN:
             lines.append(f"  ... all of them in {self.output}/_images.parquet")
         if self.n_renewed:
-            lines.append(
-                f"{number(self.n_renewed, 'image')} rebuilt since, and measured again: {_names(self.renewed)}"
-            )
+            lines.append(f"{number(self.n_renewed, 'image')} rebuilt since, and measured again: {_names(self.renewed)}")
         if self.n_not_done:
             lines.append(
                 f"{number(self.n_not_done, 'image')} of the plan not done, and not measured: {_names(self.not_done)}"
