@@ -243,8 +243,12 @@ def _choices(annotation: Any) -> str:
 
 
 def _attribute_docs(model: type[BaseModel]) -> dict[str, str]:
-    found = ModuleAnalyzer.for_module(model.__module__).find_attr_docs()
-    return {name: " ".join(lines) for (owner, name), lines in found.items() if owner == model.__name__}
+    docs: dict[str, str] = {}
+    for owner in reversed(model.__mro__):  # fields may be those of a model that this one extends
+        if issubclass(owner, BaseModel) and owner is not BaseModel:
+            found = ModuleAnalyzer.for_module(owner.__module__).find_attr_docs()
+            docs |= {name: " ".join(lines) for (of, name), lines in found.items() if of == owner.__name__}
+    return docs
 
 
 def _injection_docs() -> dict[str, str]:

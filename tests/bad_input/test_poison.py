@@ -74,7 +74,7 @@ def killing(good: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture
 def poison(night: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file between two sound ones that kills whatever process reads it."""
-    for name in ("footprint", "calibration", "read"):
+    for name in ("footprint", "calibration", "read", "open"):
         monkeypatch.setattr(FitsFormat, name, killing(getattr(FitsFormat, name)))
     night.write_image("ccd_1.fits")
     night.write_image("ccd_3.fits", detector=3)

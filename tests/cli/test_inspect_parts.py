@@ -19,7 +19,7 @@ from skygraft.cli.gain_sample import sample_pixels
 from skygraft.errors import CalibrationError
 from skygraft.exposure import Exposure
 from skygraft.noise import Gain, check_gain
-from skygraft.places import Scratch, Storage, copies, scratch, stores
+from skygraft.places import Scratch, Storage, scratch, stores, stubs
 from skygraft.planes import Planes, plane_attrs
 from skygraft.testing import make_exposure
 
@@ -134,7 +134,7 @@ def test_what_is_said_is_what_the_whole_image_says(compressed: Path) -> None:
 def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKYGRAFT_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setattr(stores, "_FIRST_WAIT", 0.001)
-    monkeypatch.setattr(copies, "_seen", {})
+    monkeypatch.setattr(stubs, "_seen", {})
     scratch.use_scratch(None)
 
 

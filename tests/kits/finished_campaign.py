@@ -16,7 +16,7 @@ from skygraft.campaign import Campaign
 
 
 @pytest.fixture(scope="session")
-def finished(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_yaml(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Configuration of a campaign that has been run and nothing else; not to be changed."""
 
     def make(folder: Path) -> None:
@@ -33,17 +33,20 @@ def finished(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "finished-campaign", make) / "campaign.yaml"
 
 
-def copy_finished(finished: Path, folder: Path) -> Path:
+def copy_finished(finished_yaml: Path, folder: Path) -> Path:
     """Copy what a campaign has made; its survey stays where it is."""
-    return Path(shutil.copytree(finished.parent, folder, ignore=shutil.ignore_patterns("survey"))) / finished.name
+    return (
+        Path(shutil.copytree(finished_yaml.parent, folder, ignore=shutil.ignore_patterns("survey")))
+        / finished_yaml.name
+    )
 
 
 @pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Callable[..., Campaign]:
+def copied(finished_yaml: Path, tmp_path: Path) -> Callable[..., Campaign]:
     """Make a copy of it that a test may change, with other settings that no pixel depends on."""
 
     def copy(name: str = "copy", **changes: Any) -> Campaign:
-        path = copy_finished(finished, tmp_path / name)
+        path = copy_finished(finished_yaml, tmp_path / name)
         content = merged(yaml.safe_load(path.read_text()), changes)
         path.write_text(yaml.safe_dump(content))
         return Campaign.from_yaml(path)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from kits.campaign_fixtures import expected, kit, make_campaign, pristine, survey
-from kits.finished_campaign import copied, copy_finished, finished
+from kits.finished_campaign import copied, copy_finished, finished_yaml
 from kits.made_once import made_once
 from report.recovery_tables import write_recovery
 from skygraft.campaign import Campaign
 from skygraft.report import make_report
 
-__all__ = ["copied", "expected", "finished", "kit", "make_campaign", "pristine", "survey"]
+__all__ = ["copied", "expected", "finished_yaml", "kit", "make_campaign", "pristine", "survey"]
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -24,11 +24,11 @@ CHROMIUM = next(
 
 
 @pytest.fixture(scope="session")
-def reported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+def reported(finished_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     """A copy of it with recovery tables and its report; not to be changed."""
 
     def make(folder: Path) -> None:
-        copy_finished(finished, folder)
+        copy_finished(finished_yaml, folder)
         campaign = Campaign.from_yaml(folder / "campaign.yaml")
         write_recovery(campaign, m50=21.0)
         assert make_report(campaign) == campaign.layout.root / "report" / "report.html"

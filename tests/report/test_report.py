@@ -26,9 +26,9 @@ EVIL = "<img src=x onerror=alert(1)>\"'&amp;\u202e"
 
 
 @pytest.fixture(scope="module")
-def plain(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
+def plain(finished_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
     """The page of a campaign without recovery."""
-    campaign = Campaign.from_yaml(finished)
+    campaign = Campaign.from_yaml(finished_yaml)
     return Page(make_report(campaign, tmp_path_factory.mktemp("plain")))
 
 
@@ -124,8 +124,8 @@ def test_a_campaign_that_is_not_finished(copied: Callable[..., Campaign]) -> Non
     assert "skygraft run" in page.sections["summary"]
 
 
-def test_before_anything_was_made(finished: Path, tmp_path: Path) -> None:
-    content = yaml.safe_load(finished.read_text())
+def test_before_anything_was_made(finished_yaml: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(finished_yaml.read_text())
     path = tmp_path / "campaign.yaml"
     path.write_text(yaml.safe_dump(content | {"output": str(tmp_path / "new")}))
     campaign = Campaign.from_yaml(path)
