@@ -212,6 +212,7 @@ def _links(root: str) -> Any:
 
 def _pack(layout: Any, tract: int, patch: int, new: Mapping[str, tuple[str, Any]]) -> None:
     """Add images to the pack of a patch, which another task may be at too."""
+    from skygraft.disk import NamedTogether
     from skygraft.records.packs import PACK_NAME, REOPENED_SUFFIX, PackWriter, PatchFiles, read_index
 
     folder = layout.patch_folder(layout.records, tract, patch)
@@ -221,11 +222,13 @@ def _pack(layout: Any, tract: int, patch: int, new: Mapping[str, tuple[str, Any]
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         files, pack = PatchFiles(str(folder)), folder / PACK_NAME
         before = read_index(pack).image_ids if PACK_NAME in files.names else {}
-        with PackWriter(pack, layout.checksum(pack)) as writer:
-            for stem in sorted({*before, *new}):
-                suffixes = (".json", ".truth.arrow")
-                image_id, content = new.get(stem) or (before[stem], {s: files.read(stem + s) for s in suffixes})
-                writer.add(stem, image_id, content)
+        with NamedTogether() as together:
+            with PackWriter(pack, layout.checksum(pack), together) as writer:
+                for stem in sorted({*before, *new}):
+                    suffixes = (".json", ".truth.arrow")
+                    image_id, content = new.get(stem) or (before[stem], {s: files.read(stem + s) for s in suffixes})
+                    writer.add(stem, image_id, content)
+            together.commit()
         for name in files.names:
             if name.endswith(REOPENED_SUFFIX):
                 (folder / name).unlink()
