@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from kits.plain_images import write_plain_image
-from skygraft.lazy import Tally, lazy_module, left_out
+from skygraft.jit import Tally
+from skygraft.lazy import lazy_module, left_out
 
 # One process does all of this in turn: what a step would import alone, it or one before it has imported. An audit hook,
 # which processes that are forked on the way inherit, reports what is imported by a statement.

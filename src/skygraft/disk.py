@@ -130,12 +130,15 @@ def atomic_path(path: Path, *, make_folder: bool = True, sync: bool = True) -> I
             if sync:
                 _sync_folder(path.parent)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(_temporary_name(path.name))
+
+
+def _temporary_name(name: str) -> str:
+    return f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
 
 
 @contextlib.contextmanager
@@ -271,7 +274,7 @@ def write_small(path: str, content: Any) -> None:
         If it cannot be written.
     """
     folder, slash, name = path.rpartition("/")
-    temporary = f"{folder}{slash}.{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temporary = f"{folder}{slash}{_temporary_name(name)}"
     try:
         write_new(temporary, content)
         os.replace(temporary, path)  # noqa: PTH105

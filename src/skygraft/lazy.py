@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["Tally", "lazy_module", "lazy_names", "left_out"]
+__all__ = ["lazy_module", "lazy_names", "left_out"]
 
 
 def lazy_names(package: str, homes: Mapping[str, tuple[str, ...]]) -> Callable[[str], Any]:
@@ -84,21 +84,3 @@ def left_out(*names: str) -> Iterator[None]:
         for name in absent:
             if sys.modules.get(name) is None:
                 sys.modules.pop(name, None)
-
-
-class Tally:
-    """How much this process has done, to know when loops pay that are compiled for it, or loaded.
-
-    Parameters
-    ----------
-    most : int
-        Up to so much is little.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most, self.done = most, 0
-
-    def is_much(self, n: int) -> bool:
-        """Add n, and return whether it is much by now."""
-        self.done += n
-        return self.done > self.most

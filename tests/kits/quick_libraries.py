@@ -1,4 +1,4 @@
-"""What libraries look up or make anew at every call, and tests once in a process, since nothing changes it."""
+"""What libraries look up or rebuild at every call, and tests do once in a process, since nothing changes it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typer.main import get_command
 def look_up_once(patch: pytest.MonkeyPatch) -> None:
     """Keep the commands of command lines, and the settings of astropy.
 
-    To make all commands of ours takes longer than many a test of one. Astropy looks its settings up for every card of a
-    header, and checks them each time: a fifteenth of the time of tests of FITS files.
+    Building all our commands takes longer than many tests of one command. Astropy looks its settings up for every card
+    of a header, and checks them each time: a fifteenth of the time of tests of FITS files.
     """
     patch.setattr("typer.testing._get_command", functools.cache(get_command))
     known: dict[ConfigItem, Any] = {}

@@ -21,7 +21,7 @@ from kits.s3_kit import Bucket
 from skygraft.errors import ConfigError, CorruptFileError, FormatError, PlaceError
 from skygraft.fitsfile import tile_parts
 from skygraft.formats.fits import FitsFormat
-from skygraft.lazy import Tally
+from skygraft.jit import Tally
 from skygraft.planes import make_planes
 
 SIZE = 4096

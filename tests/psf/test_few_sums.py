@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skygraft.lazy import Tally
+from skygraft.jit import Tally
 from skygraft.psf import PsfexPSF, linear, psfex
 from skygraft.psf.few_sums import combine_few
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from skygraft.errors import ConfigError
-from skygraft.lazy import Tally
+from skygraft.jit import Tally
 from skygraft.psf import (
     PSF,
     FixedKernelPSF,

@@ -245,7 +245,8 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _fetched_words(n_bytes: int) -> str:
-    return f"the whole file, {n_bytes:,} bytes: its server, its format or its compression gives no parts"
+    why = "the server gives no ranges, or the file's format or compression no parts"
+    return f"the whole file, {n_bytes:,} bytes: {why}"
 
 
 def _pairs(parts: dict[str, Any]) -> str:

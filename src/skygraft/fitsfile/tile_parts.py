@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skygraft.fitsfile.tile_header import TFORM_BYTES
 from skygraft.fitsfile.tiles import TiledImage
-from skygraft.lazy import Tally
+from skygraft.jit import Tally
 
 __all__ = ["decode_parts", "ranges_of", "tiles_on"]
 

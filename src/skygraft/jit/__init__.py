@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast, overload
 
 __all__ = [
+    "Tally",
     "compiled",
     "fma",
     "in_python_too",
@@ -201,6 +202,26 @@ def worth_compiling(function: Callable[..., Any], *arguments: Any, work: Callabl
         one.done_without += work()
         one.at_hand = one.done_without > limit or numba_side.in_cache(one.real(), arguments)
     return one.at_hand
+
+
+class Tally:
+    """How much of some work this process has done in numpy; from some amount on, compiled loops are worth loading.
+
+    Unlike `worth_compiling` it does not look into the cache, for which numba would have to be imported.
+
+    Parameters
+    ----------
+    most : int
+        Up to so much is little.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.done = most, 0
+
+    def is_much(self, n: int) -> bool:
+        """Add n, and return whether it is much by now."""
+        self.done += n
+        return self.done > self.most
 
 
 class _Operation(_Later):

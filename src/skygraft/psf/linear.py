@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, PsfError
-from skygraft.jit import compiled, fma
-from skygraft.lazy import Tally
+from skygraft.jit import Tally, compiled, fma
 from skygraft.psf.base import PSF, Box
 from skygraft.psf.few_sums import combine_few
 from skygraft.psf.fine import SubPixelBasis

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError
-from skygraft.lazy import Tally
+from skygraft.jit import Tally
 from skygraft.psf.base import PSF
 from skygraft.psf.linear import LinearPSF, combine
 from skygraft.psf.quintic import spline_coefficients, spline_values

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, PsfError
-from skygraft.jit import compiled
-from skygraft.lazy import Tally
+from skygraft.jit import Tally, compiled
 from skygraft.psf.base import Box, check_kernel_shape
 from skygraft.psf.fine import FineGrid, SubPixelBasis, lanczos_taps, whole_pixels
 from skygraft.psf.linear import LinearPSF, combine, frozen, normalized, positions, power_terms

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError
-from skygraft.lazy import Tally
+from skygraft.jit import Tally
 from skygraft.psf.quintic import spline_coefficients, spline_values, sum_last
 from skygraft.psf.width_grid import MARGIN, N_RAYS
 
